@@ -1,0 +1,30 @@
+"""What a user did wrong, said once and completely: every problem of an input is collected, then raised together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+
+class UserError(Exception):
+    """One or more mistakes in what the user gave us. The command line prints them and exits with status 2."""
+
+    def __init__(self, problems: str | Sequence[str]) -> None:
+        self.problems: tuple[str, ...] = (problems,) if isinstance(problems, str) else tuple(problems)
+        super().__init__("\n".join(self.problems))
+
+
+@dataclass
+class Problems:
+    """Collects mistakes while an input is read; `raise_if_any` reports them all at once."""
+
+    found: list[str] = field(default_factory=list)
+
+    def add(self, where: object, message: str, fix: str = "") -> None:
+        """Record one mistake. `where` names the file (and key), `message` says expected and found, `fix` the remedy."""
+        self.found.append(f"{where}: {message}" + (f" ({fix})" if fix else ""))
+
+    def raise_if_any(self) -> None:
+        """Raises UserError listing every recorded problem, in the order found."""
+        if self.found:
+            raise UserError(self.found)

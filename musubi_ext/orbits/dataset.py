@@ -1,0 +1,180 @@
+"""Cached clips as training batches, in the form of musubi-tuner's `BucketBatchManager` (`dataset/bucket.py`).
+
+Each item of the data set is a whole batch: {"latents": (B, 16, F, h, w), "latents_image": (B, 20, F, h, w),
+"t5": list of B tensors (L, D), "timesteps": None}. Unlike upstream, files are read once where memory allows, the order
+depends on seed and epoch alone, and only caches of clips in the data set are used.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from musubi_ext.errors import Problems, UserError
+from musubi_ext.orbits.cache_files import LatentFile, latent_files, read_metadata, text_path
+from musubi_ext.orbits.config import DatasetConfig, VideoDataset
+from musubi_ext.orbits.entries import variants
+from musubi_ext.orbits.sources import Clip
+from musubi_ext.storage import sha256
+
+IN_MEMORY = 2 << 30  # bytes of caches that are held in memory; more are read as they are needed
+SPLITS = ("train", "holdout")
+Batch = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Item:
+    """One cached window of one clip."""
+
+    dataset: int  # index of its [[datasets]] table, which sets the batch size
+    latents: Path
+    text: Path
+    frames: int
+    size: tuple[int, int]  # width, height in pixels
+    source: str  # SHA-256 of the clip
+
+    @property
+    def bucket(self) -> tuple[int, int, int, int]:
+        """Items of one bucket have tensors of one shape and can share a batch."""
+        return self.dataset, *self.size, self.frames
+
+
+class OrbitDataset(torch.utils.data.Dataset[Batch]):
+    """Batches of one split of a cached data set.
+
+    `train` is shuffled by seed + epoch (`set_epoch`); `holdout` keeps one order, so that validation losses compare.
+    Raises UserError when nothing is cached or a caption's cache is missing. A hold-out of 0 leaves `holdout` empty.
+    """
+
+    def __init__(
+        self, config: DatasetConfig, *, split: str = "train", seed: int = 42, in_memory: int = IN_MEMORY
+    ) -> None:
+        if split not in SPLITS:
+            raise ValueError(f"split: expected one of {SPLITS}, found {split!r}")
+        self.config, self.split, self.seed = config, split, seed
+        items = list(_cached_items(config))
+        held_out = holdout_sources([item.source for item in items], config.orbit.holdout)
+        self.items = [item for item in items if (item.source in held_out) == (split == "holdout")]
+        self._loaded: dict[Path, dict[str, Tensor]] | None = {} if _bytes(self.items) <= in_memory else None
+        self.set_epoch(0)
+
+    @property
+    def num_train_items(self) -> int:
+        """Windows in an epoch, repeats included (musubi-tuner's name)."""
+        return sum(self.config.datasets[item.dataset].num_repeats for item in self.items)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Order the batches of this epoch: a function of seed + epoch, not of the epochs before."""
+        rng = random.Random(self.seed + epoch)
+        buckets: defaultdict[tuple[int, ...], list[Item]] = defaultdict(list)
+        for item in self.items:
+            repeats = self.config.datasets[item.dataset].num_repeats if self.split == "train" else 1
+            buckets[item.bucket] += [item] * repeats
+        self._batches: list[list[Item]] = []
+        for bucket in sorted(buckets):
+            if self.split == "train":
+                rng.shuffle(buckets[bucket])
+            self._batches += _chunks(buckets[bucket], self.config.datasets[bucket[0]].batch_size)
+        if self.split == "train":
+            rng.shuffle(self._batches)
+
+    def __len__(self) -> int:
+        """Batches in an epoch; the last of a bucket may be short, none is dropped."""
+        return len(self._batches)
+
+    def __getitem__(self, index: int) -> Batch:
+        loaded = [{**self._load(item.latents), **self._load(item.text)} for item in self._batches[index]]
+        stacked = {key: torch.stack([tensors[key] for tensors in loaded]) for key in ("latents", "latents_image")}
+        return {**stacked, "t5": [tensors["t5"] for tensors in loaded], "timesteps": None}
+
+    def batch_sources(self, index: int) -> list[Path]:
+        """The latent files that batch `index` is made of, in order."""
+        return [item.latents for item in self._batches[index]]
+
+    def fingerprint(self) -> str:
+        """SHA-256 of what the split holds: sources, conditioning, models and captions, whatever the folder's name."""
+        digest = hashlib.sha256()
+        for item in sorted(self.items, key=lambda item: (item.source, item.latents.name)):
+            latents, text = read_metadata(item.latents), read_metadata(item.text)
+            repeats = self.config.datasets[item.dataset].num_repeats
+            entry = latents.get("entry") or sha256(item.latents)  # upstream's files name no entry
+            encoder = text.get("text_encoder") or sha256(item.text)
+            digest.update(f"{entry} {item.latents.name} {encoder} {text.get('caption1')!r} {repeats}\n".encode())
+        return digest.hexdigest()
+
+    def _load(self, path: Path) -> dict[str, Tensor]:
+        if self._loaded is None:
+            return read_tensors(path)
+        if path not in self._loaded:
+            self._loaded[path] = read_tensors(path)
+        return self._loaded[path]
+
+
+def holdout_sources(sources: Sequence[str], share: float) -> frozenset[str]:
+    """Hashes of the clips kept from training: the smallest of them, a `share` of all, at least one when share > 0.
+
+    Chosen by content: renaming or reordering clips changes nothing, adding one moves at most one other, and copies of a
+    clip stay on one side. One clip alone is never held out.
+    """
+    unique = sorted(set(sources))
+    if share <= 0 or len(unique) < 2:
+        return frozenset()
+    return frozenset(unique[: max(1, min(round(share * len(unique)), len(unique) - 1))])
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """A cache file's tensors under the names that training uses: latents, latents_image, t5."""
+    with safe_open(path, "pt") as file:
+        return {_content_key(key): file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - no mapping
+
+
+def _content_key(key: str) -> str:
+    """latents_image_5x8x8_float32 → latents_image; varlen_t5_bfloat16 → t5 (no dtype we train in has a _ in its name)."""
+    name = key.removeprefix("varlen_").rsplit("_", 1)[0]
+    return name.rsplit("_", 1)[0] if name.startswith("latents_") else name
+
+
+def _cached_items(config: DatasetConfig) -> Iterator[Item]:
+    problems, count = Problems(), 0
+    for index, dataset in enumerate(config.datasets):
+        files = latent_files(dataset.cache_directory)
+        for clip in dataset.find_clips(problems):
+            for variant in variants(clip, config.orbit.mirror):
+                for file in files.get(variant.stem, []):
+                    count += 1
+                    yield from _item(index, dataset, clip, variant.stem, file, problems)
+    if not count and not problems.found:
+        raise UserError(f"{config.path}: expected cached clips, found none (cache the data set first)")
+    problems.raise_if_any()
+
+
+def _item(
+    index: int, dataset: VideoDataset, clip: Clip, stem: str, file: LatentFile, problems: Problems
+) -> Iterator[Item]:
+    text = text_path(dataset.cache_directory, stem)
+    with safe_open(file.path, "pt") as tensors:
+        names = {_content_key(key) for key in tensors.keys()}  # noqa: SIM118 - no mapping
+    if not text.is_file():
+        problems.add(text, "expected the caption's cache, found nothing", "cache the data set again")
+    elif "latents_image" not in names:
+        problems.add(file.path, "expected image conditioning, found latents alone", "cache again for image-to-video")
+    else:
+        source = read_metadata(file.path).get("source_sha256") or sha256(clip.path)
+        yield Item(index, file.path, text, file.window[1], file.size, source)
+
+
+def _chunks(items: list[Item], size: int) -> list[list[Item]]:
+    return [items[start : start + size] for start in range(0, len(items), size)]
+
+
+def _bytes(items: Sequence[Item]) -> int:
+    return sum(path.stat().st_size for path in {path for item in items for path in (item.latents, item.text)})

@@ -1,0 +1,117 @@
+"""Clips and captions to what a Wan transformer reads, with diffusers' VAE and transformers' UMT5."""
+
+from __future__ import annotations
+
+import hashlib
+import html
+import json
+import re
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import ftfy
+import torch
+from torch import Tensor
+
+from musubi_ext.errors import Problems
+from musubi_ext.orbits.conditioning import condition_mask, condition_video
+from musubi_ext.video import Frames
+
+WAN_TEXT_TOKENS = 512  # Wan's own text length; a tokenizer that says less is believed
+
+SCALING = ("latents_mean", "latents_std")  # keys of the VAE's configuration, a number per channel
+
+
+class Encoders:
+    """The frozen halves of a Wan pipeline that caching needs: VAE encoder, text encoder, tokenizer."""
+
+    def __init__(self, vae: Any, text_encoder: Any, tokenizer: Any) -> None:
+        self.vae = vae.eval().requires_grad_(False)
+        self.text_encoder = text_encoder.eval().requires_grad_(False)
+        self.tokenizer = tokenizer
+        self.text_tokens = min(int(tokenizer.model_max_length), WAN_TEXT_TOKENS)
+
+    @classmethod
+    def load(cls, folder: Path | str, *, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Encoders:
+        """From a diffusers pipeline folder. Raises UserError naming each missing part."""
+        folder, problems = Path(folder), Problems()
+        for part in ("vae/config.json", "text_encoder/config.json", "tokenizer/tokenizer_config.json"):
+            if not (folder / part).is_file():
+                problems.add(folder / part, "expected a part of a Wan pipeline, found nothing", "check the folder")
+        problems.raise_if_any()
+        from diffusers import AutoencoderKLWan
+        from transformers import AutoTokenizer, UMT5EncoderModel
+
+        vae = AutoencoderKLWan.from_pretrained(folder, subfolder="vae", torch_dtype=dtype).to(device)
+        text = UMT5EncoderModel.from_pretrained(folder, subfolder="text_encoder", dtype=dtype).to(device)
+        return cls(vae, text, AutoTokenizer.from_pretrained(folder / "tokenizer"))
+
+    @cached_property
+    def vae_id(self) -> str:
+        """SHA-256 of the VAE's weights and the configuration that scales its latents."""
+        return _model_id(self.vae, {key: self.vae.config[key] for key in SCALING})
+
+    @cached_property
+    def text_id(self) -> str:
+        """SHA-256 of the text encoder's weights and of the tokenizer's vocabulary and length."""
+        return _model_id(self.text_encoder, [self.text_tokens, sorted(self.tokenizer.get_vocab().items())])
+
+    def encode_clip(self, frames: Frames) -> Tensor:
+        """uint8 frames (F, H, W, 3) → normalised latents (16, (F − 1)/4 + 1, H/8, W/8)."""
+        return self._latents(self._pixels(frames))
+
+    def encode_condition(self, frames: Frames, *, last: bool) -> Tensor:
+        """uint8 frames (F, H, W, 3) → (4 + 16, (F − 1)/4 + 1, H/8, W/8): mask, then latents of the given frames."""
+        latents = self._latents(condition_video(self._pixels(frames), last))
+        mask = condition_mask(len(frames), (latents.shape[2], latents.shape[3]), last)
+        return torch.cat([mask.to(latents), latents])
+
+    def encode_caption(self, caption: str) -> Tensor:
+        """One caption → (L, D), L its tokens up to the tokenizer's maximum, padding left out."""
+        tokens = self._tokens(caption, truncation=True)
+        with torch.no_grad():
+            states = self.text_encoder(tokens.input_ids, tokens.attention_mask).last_hidden_state[0]
+        embedding: Tensor = states[: int(tokens.attention_mask.sum())].cpu().contiguous()
+        return embedding
+
+    def token_count(self, caption: str) -> int:
+        """Tokens of a caption before truncation."""
+        return len(self.tokenizer(clean_caption(caption), add_special_tokens=True, verbose=False).input_ids)
+
+    def _tokens(self, caption: str, **options: Any) -> Any:
+        tokens = self.tokenizer(
+            [clean_caption(caption)],
+            padding="max_length",
+            max_length=self.text_tokens,
+            add_special_tokens=True,
+            return_attention_mask=True,
+            return_tensors="pt",
+            **options,
+        )
+        return tokens.to(self.text_encoder.device)
+
+    def _pixels(self, frames: Frames) -> Tensor:
+        """(F, H, W, 3) bytes → (3, F, H, W) in [−1, 1]."""
+        return torch.from_numpy(frames).permute(3, 0, 1, 2).to(self.vae.device, torch.float32) / 127.5 - 1
+
+    def _latents(self, video: Tensor) -> Tensor:
+        """Mode of the posterior, (z − mean) / std per channel, as diffusers and musubi-tuner's WanVAE scale it."""
+        with torch.no_grad():
+            mode = self.vae.encode(video[None].to(self.vae.dtype)).latent_dist.mode()[0]
+        mean, std = (torch.tensor(self.vae.config[key]).view(-1, 1, 1, 1).to(mode) for key in SCALING)
+        latents: Tensor = ((mode - mean) / std).cpu().contiguous()
+        return latents
+
+
+def clean_caption(caption: str) -> str:
+    """Mended unicode, no HTML entities, single spaces: `prompt_clean` of diffusers' Wan pipelines."""
+    return re.sub(r"\s+", " ", html.unescape(html.unescape(ftfy.fix_text(caption)))).strip()
+
+
+def _model_id(model: Any, configuration: Any) -> str:
+    digest = hashlib.sha256(json.dumps(configuration, ensure_ascii=False).encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()

@@ -1,0 +1,173 @@
+"""The run tree in a real store: what went in comes back once, and every run ends with a true status."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from musubi_ext.errors import UserError
+from musubi_ext.registry.tracking import PairTracking
+
+pytestmark = pytest.mark.filterwarnings(
+    # mlflow 3.17 uses a SQLAlchemy loader strategy that SQLAlchemy 2.1 deprecates.
+    "ignore:The ``noload`` loader strategy is deprecated:DeprecationWarning",
+    # mlflow keeps one engine per store for the life of the process; its pooled connections end with the collector.
+    "ignore:unclosed database:ResourceWarning",
+)
+
+
+def children(client: MlflowClient, parent: PairTracking) -> dict[str, object]:
+    runs = client.search_runs([parent.experiment_id], f"tags.`mlflow.parentRunId` = '{parent.run_id}'")
+    return {run.data.tags["expert"]: run for run in runs}
+
+
+def test_run_tree_params_metrics_and_artifacts(uri: str, tmp_path: Path) -> None:
+    strip = tmp_path / "strip.png"
+    strip.write_bytes(b"picture")
+    with PairTracking(uri, run_name="orbit") as parent:
+        parent.log_params({"network_dim": 16, "sizes": [64, 64]})
+        parent.log_dataset("pocket", "f" * 64, tmp_path / "pocket.toml")
+        parent.log_artifact(strip, "filmstrips")
+        for name in ("high", "low"):
+            expert = parent.expert(name)
+            for step in range(1, 31):
+                expert.log_metrics({"loss": 1 / step, "lr": 1e-3}, step)
+            expert.close()
+    client = parent._client
+    run = client.get_run(parent.run_id)
+    assert run.info.status == "FINISHED"
+    assert run.data.params == {"network_dim": "16", "sizes": "[64, 64]"}
+    assert run.data.tags["dataset.fingerprint"] == "f" * 64
+    assert run.inputs.dataset_inputs[0].dataset.digest == "f" * 36
+    assert (tmp_path / "mlartifacts" / parent.run_id / "artifacts/filmstrips/strip.png").read_bytes() == b"picture"
+    tree = children(client, parent)
+    assert sorted(tree) == ["high", "low"]
+    for child in tree.values():
+        assert child.info.status == "FINISHED"
+        history = client.get_metric_history(child.info.run_id, "loss")
+        assert [(point.step, point.value) for point in history] == [(step, 1 / step) for step in range(1, 31)]
+    assert parent.unsent == 0
+    assert not parent.spool_path.exists()
+
+
+def test_more_than_one_call_carries_and_odd_numbers(uri: str) -> None:
+    with PairTracking(uri) as parent:
+        parent.log_params({f"p{index:03d}": index for index in range(230)})
+        parent.log_metrics({f"m{index:04d}": index for index in range(1100)}, 1)
+        parent.log_metrics({"loss": math.nan}, 2)
+    data = parent._client.get_run(parent.run_id).data
+    assert len(data.params) == 230
+    assert len(data.metrics) == 1101
+    assert math.isnan(data.metrics["loss"])
+
+
+def test_long_param_is_kept_whole_and_said(uri: str, tmp_path: Path) -> None:
+    prompt = "circle " * 2000
+    with PairTracking(uri) as parent:
+        parent.log_params({"sample_prompts": prompt})
+    said = parent._client.get_run(parent.run_id).data.params["sample_prompts"]
+    assert said == "14000 characters: see artifact long_params/sample_prompts.txt"
+    assert Path(parent._client.download_artifacts(parent.run_id, said.split()[-1], str(tmp_path))).read_text() == prompt
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [(RuntimeError("boom"), "FAILED"), (KeyboardInterrupt(), "KILLED"), (SystemExit(143), "KILLED"), (SystemExit(0), "FINISHED")],
+)
+def test_status_tells_how_the_block_was_left(uri: str, error: BaseException, status: str) -> None:
+    parent = PairTracking(uri)
+
+    def train() -> None:
+        with parent:
+            parent.expert("high").close()
+            parent.expert("low").log_metrics({"loss": 1.0}, 1)
+            raise error
+
+    with pytest.raises(type(error)):
+        train()
+    tree = children(parent._client, parent)
+    assert parent._client.get_run(parent.run_id).info.status == status
+    assert tree["high"].info.status == "FINISHED"  # it had ended before
+    assert tree["low"].info.status == status
+
+
+CHILD = """
+import sys, time
+from musubi_ext.registry.termination import sigterm_exits
+from musubi_ext.registry.tracking import PairTracking
+with sigterm_exits(), PairTracking(sys.argv[1], parent_run_id=sys.argv[2]) as tracking:
+    expert = tracking.expert("high")
+    expert.log_metrics({"loss": 0.5}, 1)
+    print(expert.run_id, flush=True)
+    time.sleep(60)
+"""
+
+
+def test_sigterm_in_a_child_process_leaves_killed_and_the_parent_open(uri: str) -> None:
+    with PairTracking(uri) as parent:
+        process = subprocess.Popen([sys.executable, "-c", CHILD, uri, parent.run_id], stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        run_id = process.stdout.readline().strip()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=30) == 143
+        process.stdout.close()
+        run = parent._client.get_run(run_id)
+        assert run.info.status == "KILLED"
+        assert run.data.metrics == {"loss": 0.5}
+        assert run.data.tags["mlflow.parentRunId"] == parent.run_id
+        assert parent._client.get_run(parent.run_id).info.status == "RUNNING"
+    assert parent._client.get_run(parent.run_id).info.status == "FINISHED"
+
+
+def test_continuing_a_run_keeps_its_children(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with PairTracking(uri) as first:
+        child = first.expert("high")
+        child.log_metrics({"loss": 1.0}, 1)
+    monkeypatch.setenv("MLFLOW_RUN_ID", first.run_id)
+    with PairTracking(uri) as second:
+        assert second.run_id == first.run_id
+        again = second.expert("high")
+        assert again.run_id == child.run_id
+        again.log_metrics({"loss": 0.5}, 2)
+    history = second._client.get_metric_history(child.run_id, "loss")
+    assert [(point.step, point.value) for point in history] == [(1, 1.0), (2, 0.5)]
+
+
+def test_a_refused_event_is_kept_and_its_neighbours_arrive(uri: str, caplog: pytest.LogCaptureFixture) -> None:
+    with PairTracking(uri) as parent:
+        parent.log_metrics({"loss": 1.0, "not=allowed": 2.0}, 1)
+        parent.log_artifact("gone.png")
+        parent.log_metrics({"loss": 0.5}, 2)
+    assert parent.unsent == 2
+    assert f"2 events were not sent (MlflowException: Invalid value \"not=allowed\"" in caplog.text
+    kept = [json.loads(line) for line in parent.spool_path.read_text().splitlines()]
+    assert [(event["kind"], event["step"]) for event in kept] == [("metrics", 1), ("artifact", 0)]
+    history = parent._client.get_metric_history(parent.run_id, "loss")
+    assert [(point.step, point.value) for point in history] == [(1, 1.0), (2, 0.5)]
+    assert parent._client.get_run(parent.run_id).info.status == "FINISHED"
+
+
+def test_an_unknown_run_is_refused(uri: str) -> None:
+    with pytest.raises(UserError, match="run " + "0" * 32):
+        PairTracking(uri, run_id="0" * 32)
+    with pytest.raises(UserError, match="32 hexadecimal digits"):
+        PairTracking(uri, run_id="../../etc")
+
+
+def test_logging_costs_the_training_thread_little(uri: str) -> None:
+    with PairTracking(uri) as parent:
+        began = time.perf_counter()
+        for step in range(1000):
+            parent.log_metrics({"loss": 1.0}, step)
+        mean = (time.perf_counter() - began) / 1000
+    assert mean < 2e-3  # measured near 10 microseconds; a call that waited for the store would take 8 ms
+    assert os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == "5"
