@@ -1,4 +1,4 @@
-"""Where the subject is: true masks for rendered clips, a colour model followed from frame to frame for generated ones."""
+"""Where the subject is: true masks for rendered clips, a colour model followed through generated ones."""
 
 from __future__ import annotations
 
@@ -63,6 +63,11 @@ def _subject(candidate: NDArray[np.bool_], near: NDArray[np.bool_]) -> NDArray[n
     sizes = np.where(touching, sizes, 0)
     keep = (sizes > 0) & (sizes >= FRAGMENT * sizes.max())
     return np.asarray(ndimage.binary_fill_holes(keep[labels]), dtype=bool)
+
+
+def found(masks: Masks) -> NDArray[np.bool_]:
+    """Which (N,) of masks (N, H, W) are not empty."""
+    return np.asarray(masks.any(axis=(1, 2)), dtype=bool)
 
 
 def centroids(masks: Masks) -> NDArray[np.float64]:

@@ -70,7 +70,9 @@ def read_results(path: Path | str) -> dict[str, dict[str, Result]]:
     """Read what `write_results` wrote. Raises UserError for another schema, version or layout."""
     try:
         document = json.loads(Path(path).read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: expected results JSON, found text that is not JSON ({error})") from error
     found = (document.get("schema"), document.get("version")) if isinstance(document, dict) else None
     if found != (SCHEMA, VERSION):

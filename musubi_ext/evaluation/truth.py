@@ -33,7 +33,9 @@ class Sweep:
 
 @dataclass(frozen=True)
 class Truth:
-    """Frames (F, H, W, 3), subject masks (F, H, W), degrees swept so far (F,), direction +1 "right to left", −1, or 0 when still.
+    """Frames (F, H, W, 3), subject masks (F, H, W), degrees swept so far (F,), and the captioned direction.
+
+    The direction is +1 for "right to left", −1 for "left to right", 0 when the camera stands still.
 
     `sweep` is there for held-out scenes only; angles of a generated clip cannot be measured without it.
     """
@@ -56,9 +58,7 @@ class Truth:
         sweep = None
         if SWEEP[0] in arrays:
             sweep = Sweep(arrays["sweep_frames"], arrays["sweep_mask"].astype(bool), arrays["sweep_azimuth"])
-        return cls(
-            arrays["frames"], arrays["mask"].astype(bool), arrays["azimuth"], int(arrays["direction"]), sweep
-        )
+        return cls(arrays["frames"], arrays["mask"].astype(bool), arrays["azimuth"], int(arrays["direction"]), sweep)
 
 
 def _check(path: Path | str, arrays: dict[str, NDArray[np.generic]]) -> None:

@@ -138,7 +138,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def _content_key(key: str) -> str:
-    """latents_image_5x8x8_float32 → latents_image; varlen_t5_bfloat16 → t5 (no dtype we train in has a _ in its name)."""
+    """latents_image_5x8x8_float32 → latents_image; varlen_t5_bfloat16 → t5 (no dtype trained in has a _)."""
     name = key.removeprefix("varlen_").rsplit("_", 1)[0]
     return name.rsplit("_", 1)[0] if name.startswith("latents_") else name
 

@@ -6,6 +6,7 @@ import hashlib
 import html
 import json
 import re
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -49,13 +50,18 @@ class Encoders:
 
     @cached_property
     def vae_id(self) -> str:
-        """SHA-256 of the VAE's weights and the configuration that scales its latents."""
-        return _model_id(self.vae, {key: self.vae.config[key] for key in SCALING})
+        """SHA-256 of the VAE's encoder and the scaling of its latents: a new decoder leaves every cache valid."""
+        weights = {
+            name: tensor
+            for name, tensor in self.vae.state_dict().items()
+            if not name.startswith(("decoder.", "post_quant_conv."))
+        }
+        return _model_id(weights, {key: self.vae.config[key] for key in SCALING})
 
     @cached_property
     def text_id(self) -> str:
         """SHA-256 of the text encoder's weights and of the tokenizer's vocabulary and length."""
-        return _model_id(self.text_encoder, [self.text_tokens, sorted(self.tokenizer.get_vocab().items())])
+        return _model_id(self.text_encoder.state_dict(), [self.text_tokens, sorted(self.tokenizer.get_vocab().items())])
 
     def encode_clip(self, frames: Frames) -> Tensor:
         """uint8 frames (F, H, W, 3) → normalised latents (16, (F − 1)/4 + 1, H/8, W/8)."""
@@ -109,9 +115,9 @@ def clean_caption(caption: str) -> str:
     return re.sub(r"\s+", " ", html.unescape(html.unescape(ftfy.fix_text(caption)))).strip()
 
 
-def _model_id(model: Any, configuration: Any) -> str:
+def _model_id(weights: Mapping[str, Tensor], configuration: Any) -> str:
     digest = hashlib.sha256(json.dumps(configuration, ensure_ascii=False).encode())
-    for name, tensor in sorted(model.state_dict().items()):
+    for name, tensor in sorted(weights.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()

@@ -69,11 +69,10 @@ class ClipEntry:
         source = sha256(self.clip.path)
         wanted = [(variant, self._metadata(variant, source)) for variant in variants(self.clip, self.orbit.mirror)]
         missing = [(variant, metadata) for variant, metadata in wanted if not self._finished(variant, metadata)]
-        frames = self._decode() if missing else None
         files = {path for variant, metadata in wanted for path in self._finished(variant, metadata)}
-        for variant, metadata in missing:
-            assert frames is not None
-            files |= self._encode(variant, frames, metadata)
+        if missing:
+            frames = self._decode()
+            files = files.union(*(self._encode(variant, frames, metadata) for variant, metadata in missing))
         files |= {self._ensure_text(variant) for variant, _ in wanted}
         return Outcome(frozenset(files), bool(missing), self.encoders.token_count(self.clip.caption))
 

@@ -39,11 +39,12 @@ class Budget:
     text_steps: int
     image_steps: int
     clip_steps: int
+    decoder_steps: int
     expert_steps: int
 
 
-FULL = Budget(scale=1.0, text_steps=400, image_steps=1000, clip_steps=3600, expert_steps=6000)
-QUICK = Budget(scale=0.004, text_steps=60, image_steps=4, clip_steps=2, expert_steps=3)
+FULL = Budget(scale=1.0, text_steps=400, image_steps=1000, clip_steps=3200, decoder_steps=1500, expert_steps=6000)
+QUICK = Budget(scale=0.004, text_steps=60, image_steps=4, clip_steps=2, decoder_steps=2, expert_steps=3)
 
 
 def build(work: Path, out: Path, budget: Budget, size: Size = SHIPPED, workers: int = 2) -> dict[str, Any]:
@@ -63,7 +64,7 @@ def build(work: Path, out: Path, budget: Budget, size: Size = SHIPPED, workers: 
     tokenizer, encoder = build_tokenizer(), build_text_encoder()
     text = train_text_encoder(encoder, tokenizer, budget.text_steps)
     lap("text")
-    vae = train_vae(corpus.frames, size, work, budget.image_steps, budget.clip_steps)
+    vae = train_vae(corpus.frames, size, work, budget.image_steps, budget.clip_steps, budget.decoder_steps)
     vae.save_pretrained(work / "vae")
     psnr = reconstruction_psnr(vae, held_out_clips(8 if budget is QUICK else 48))
     lap("vae")

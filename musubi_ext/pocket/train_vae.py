@@ -1,7 +1,11 @@
-"""Train the pocket's causal video VAE: single frames first, then whole clips of 17 frames."""
+"""Train the pocket's causal video VAE: single frames first, then whole clips, then the decoder alone.
+
+The last stage leaves every latent as it is, so experts and adapters made on earlier decoders stay valid.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,13 +21,36 @@ from musubi_ext.video import Frames
 KL_WEIGHT = 2e-4
 
 
-def train_vae(clips: Frames, size: Size, folder: Path, image_steps: int, clip_steps: int, seed: int = 0) -> nn.Module:
-    """Both stages from nothing; each stage's result is kept in `folder` and not trained again. Returns the VAE."""
-    torch.manual_seed(seed)
+@dataclass(frozen=True)
+class Stage:
+    """One stretch of training: `steps` batches of `batch` clips of `frames` frames, from a fresh learning rate."""
+
+    name: str
+    steps: int
+    batch: int
+    frames: int
+    muon_lr: float
+    decoder_only: bool = False
+
+
+def train_vae(
+    clips: Frames, size: Size, folder: Path, image_steps: int, clip_steps: int, decoder_steps: int
+) -> nn.Module:
+    """All stages from nothing; each stage's result is kept in `folder` and not trained again. Returns the VAE."""
+    torch.manual_seed(0)
     vae = build_vae(size)
-    _quiet_residuals(vae)
-    _stage(vae, clips, folder / "vae_images.pt", image_steps, batch=16, frames=1, muon_lr=5e-3, seed=seed)
-    _stage(vae, clips, folder / "vae_clips.pt", clip_steps, batch=2, frames=clips.shape[1], muon_lr=4e-3, seed=seed + 1)
+    _start_as_image_model(vae)
+    stages = (
+        Stage("images", image_steps, batch=16, frames=1, muon_lr=5e-3),
+        Stage("clips", clip_steps, batch=2, frames=clips.shape[1], muon_lr=4e-3),
+        Stage("decoder", decoder_steps, batch=2, frames=clips.shape[1], muon_lr=2e-3, decoder_only=True),
+    )
+    for seed, stage in enumerate(stages):
+        done = folder / f"vae_{stage.name}.pt"
+        if not done.exists():
+            with atomic_path(done) as temporary:
+                torch.save(_train(vae, clips, stage, seed), temporary)
+        vae.load_state_dict(torch.load(done, weights_only=True))
     _standardise(vae, clips)
     return vae
 
@@ -33,40 +60,51 @@ def to_input(frames: np.ndarray) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 4, 1, 2, 3).float() / 127.5 - 1
 
 
-def _quiet_residuals(vae: nn.Module) -> None:
-    """Residual branches start at zero: without it the reconstruction stays at 16–18 dB."""
+def _start_as_image_model(vae: nn.Module) -> None:
+    """Residual branches start at zero (else reconstruction stays at 16–18 dB), and time starts as the newest frame.
+
+    Causal kernels hold zeros for earlier frames and the temporal resamplers copy, so what single frames teach carries
+    over to clips unchanged; random temporal weights would throw it away (docs/LOG.md).
+    """
     for name, module in vae.named_modules():
-        if name.endswith(("conv2", "proj")) and isinstance(module, (nn.Conv3d, nn.Conv2d)):
-            nn.init.zeros_(module.weight)
-            if module.bias is not None:
+        if not isinstance(module, (nn.Conv3d, nn.Conv2d)):
+            continue
+        with torch.no_grad():
+            if isinstance(module, nn.Conv3d) and module.kernel_size[0] == 3:
+                module.weight[:, :, :2] = 0
+            if name.endswith("time_conv"):
+                newest = torch.eye(module.in_channels).repeat(module.out_channels // module.in_channels, 1)
+                module.weight[:, :, 2, 0, 0] = newest
+                nn.init.zeros_(module.bias)
+            if name.endswith(("conv2", "proj")):
+                nn.init.zeros_(module.weight)
                 nn.init.zeros_(module.bias)
 
 
 def _hidden(name: str, parameter: nn.Parameter) -> bool:
-    outer = ("encoder.conv_in", "encoder.conv_out", "decoder.conv_in", "decoder.conv_out", "quant_conv")
-    return parameter.ndim >= 4 and parameter.shape[0] > 3 and not name.startswith(outer) and min(parameter.shape[:2]) > 3
+    outer = any(part in name for part in ("conv_in", "conv_out", "quant_conv"))
+    return parameter.ndim >= 4 and not outer and min(parameter.shape[:2]) > 3
 
 
-def _stage(vae: nn.Module, clips: Frames, done: Path, steps: int, batch: int, frames: int, muon_lr: float, seed: int) -> None:
-    if done.exists():
-        vae.load_state_dict(torch.load(done, weights_only=True))
-        return
+def _train(vae: nn.Module, clips: Frames, stage: Stage, seed: int) -> dict[str, Tensor]:
+    """The averaged weights after one stage."""
+    torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
-    optimizer = MatrixMuon(vae, _hidden, muon_lr, 1e-3, steps)
-    average = averaged(vae, 0.995)
-    for step in track(range(steps), f"train the VAE on {frames}-frame clips"):
-        start = rng.integers(clips.shape[1] - frames + 1, size=batch)
-        chosen = rng.integers(len(clips), size=batch)
-        x = to_input(np.stack([clips[c, s : s + frames] for c, s in zip(chosen, start, strict=True)]))
-        loss, mse = vae_loss(vae, x)
+    trained = nn.ModuleList([vae.post_quant_conv, vae.decoder]) if stage.decoder_only else vae
+    optimizer = MatrixMuon(trained, _hidden, stage.muon_lr, 1e-3, stage.steps)
+    average = averaged(trained, 0.995)
+    for step in track(range(stage.steps), f"train the VAE: {stage.name}"):
+        start = rng.integers(clips.shape[1] - stage.frames + 1, size=stage.batch)
+        chosen = rng.integers(len(clips), size=stage.batch)
+        x = to_input(np.stack([clips[c, s : s + stage.frames] for c, s in zip(chosen, start, strict=True)]))
+        loss, mse = (decoder_loss if stage.decoder_only else vae_loss)(vae, x)
         loss.backward()
         optimizer.step()
-        average.update_parameters(vae)
+        average.update_parameters(trained)
         if step % 100 == 0:
-            print(f"vae {frames:2d} frames, step {step:5d}: loss {loss.item():.4f}, PSNR {psnr(mse):.2f} dB", flush=True)
-    vae.load_state_dict(average.module.state_dict())
-    with atomic_path(done) as temporary:
-        torch.save(vae.state_dict(), temporary)
+            print(f"vae {stage.name}, step {step:5d}: loss {loss.item():.4f}, PSNR {psnr(mse):.2f} dB", flush=True)
+    trained.load_state_dict(average.module.state_dict())
+    return vae.state_dict()
 
 
 def vae_loss(vae: nn.Module, x: Tensor) -> tuple[Tensor, float]:
@@ -78,6 +116,15 @@ def vae_loss(vae: nn.Module, x: Tensor) -> tuple[Tensor, float]:
     loss = (weight * (error.abs() + error.square())).mean() / weight.mean()
     kl = 0.5 * (posterior.mean.square() + posterior.var - 1 - posterior.logvar).mean()
     return loss + KL_WEIGHT * kl, float(error.detach().square().mean())
+
+
+def decoder_loss(vae: nn.Module, x: Tensor) -> tuple[Tensor, float]:
+    """MSE with a little L1 on the decoded mode of the posterior, the encoder left alone; also the plain MSE."""
+    with torch.no_grad():
+        z = vae.encode(x).latent_dist.mode()
+    error = vae.decode(z).sample - x
+    mse = error.square().mean()
+    return mse + 0.1 * error.abs().mean(), float(mse.detach())
 
 
 def psnr(mse: float) -> float:

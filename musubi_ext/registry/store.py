@@ -16,7 +16,7 @@ from musubi_ext.errors import UserError
 EXPERIMENT = "musubi-ext"
 STORE_ERRORS = (MlflowException, SQLAlchemyError, OSError)  # what a store that is absent, full or refusing raises
 
-# With MLflow's own defaults a dead server holds a call for four minutes; with these, 2.5 s. An explicit setting is kept.
+# With MLflow's own defaults a dead server holds a call for four minutes; with these, 2.5 s. Explicit settings are kept.
 _ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
@@ -99,7 +99,7 @@ def experiment_id(client: MlflowClient, name: str, uri: str) -> str:
                 raise
             found = client.get_experiment_by_name(name)  # another process was first
     if found.lifecycle_stage != "active":
-        raise UserError(f"experiment {name!r} is deleted: restore it with `mlflow experiments restore`, or name another")
+        raise UserError(f"experiment {name!r} is deleted: `mlflow experiments restore` it, or name another")
     return str(found.experiment_id)
 
 

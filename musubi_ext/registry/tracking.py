@@ -139,7 +139,7 @@ class PairTracking(RunTracker):
         try:
             run_id = self._child(name)
         except STORE_ERRORS as error:
-            _log.warning("MLflow does not answer (%s). The %s expert's events are kept locally.", first_line(error), name)
+            _log.warning("MLflow does not answer (%s): the %s expert's events are kept here.", first_line(error), name)
             run_id = f"{OFFLINE}{self.run_id}-{name}"
             content = {"experiment_id": self.experiment_id, "run_name": f"{self.name}-{name}", "tags": self._tags(name)}
             self._sender.put(Event(run_id, "run", content))
@@ -159,9 +159,10 @@ class PairTracking(RunTracker):
 
     def where(self) -> str:
         """How to look at this run, in one line."""
+        page, shown = f"#/experiments/{self.experiment_id}/runs/{self.run_id}", without_password(self.uri)
         if self.uri.startswith("http"):
-            return f"{without_password(self.uri).rstrip('/')}/#/experiments/{self.experiment_id}/runs/{self.run_id}"
-        return f"mlflow ui --backend-store-uri {without_password(self.uri)}   # experiment {self.experiment_id}, run {self.run_id}"
+            return f"{shown.rstrip('/')}/{page}"
+        return f"mlflow ui --backend-store-uri {shown}   # then http://127.0.0.1:5000/{page}"
 
     def close(self, status: Status = "FINISHED") -> None:
         """End every open run with `status`, send what is left, and say how much could not be sent and where it lies."""

@@ -20,8 +20,6 @@ from musubi_ext.registry.tracking import PairTracking
 pytestmark = pytest.mark.filterwarnings(
     # mlflow 3.17 uses a SQLAlchemy loader strategy that SQLAlchemy 2.1 deprecates.
     "ignore:The ``noload`` loader strategy is deprecated:DeprecationWarning",
-    # mlflow keeps one engine per store for the life of the process; its pooled connections end with the collector.
-    "ignore:unclosed database:ResourceWarning",
 )
 
 
@@ -81,7 +79,12 @@ def test_long_param_is_kept_whole_and_said(uri: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("error", "status"),
-    [(RuntimeError("boom"), "FAILED"), (KeyboardInterrupt(), "KILLED"), (SystemExit(143), "KILLED"), (SystemExit(0), "FINISHED")],
+    [
+        (RuntimeError("boom"), "FAILED"),
+        (KeyboardInterrupt(), "KILLED"),
+        (SystemExit(143), "KILLED"),
+        (SystemExit(0), "FINISHED"),
+    ],
 )
 def test_status_tells_how_the_block_was_left(uri: str, error: BaseException, status: str) -> None:
     parent = PairTracking(uri)
@@ -148,7 +151,7 @@ def test_a_refused_event_is_kept_and_its_neighbours_arrive(uri: str, caplog: pyt
         parent.log_artifact("gone.png")
         parent.log_metrics({"loss": 0.5}, 2)
     assert parent.unsent == 2
-    assert f"2 events were not sent (MlflowException: Invalid value \"not=allowed\"" in caplog.text
+    assert '2 events were not sent (MlflowException: Invalid value "not=allowed"' in caplog.text
     kept = [json.loads(line) for line in parent.spool_path.read_text().splitlines()]
     assert [(event["kind"], event["step"]) for event in kept] == [("metrics", 1), ("artifact", 0)]
     history = parent._client.get_metric_history(parent.run_id, "loss")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -14,8 +16,7 @@ THRESHOLD = 10  # gray levels
 
 def changing_fraction(gray: NDArray[np.uint8]) -> float:
     """Mean fraction of pixels with |Δgray| > 10 between consecutive gray frames (F, H, W), F ≥ 2."""
-    pairs = zip(gray[:-1], gray[1:], strict=True)
-    return float(np.mean([(np.abs(b.astype(np.int16) - a) > THRESHOLD).mean() for a, b in pairs]))
+    return float(np.mean([(np.abs(b.astype(np.int16) - a) > THRESHOLD).mean() for a, b in pairwise(gray)]))
 
 
 @metric(

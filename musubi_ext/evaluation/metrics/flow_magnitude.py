@@ -6,7 +6,7 @@ import numpy as np
 
 from musubi_ext.evaluation.clip import Clip
 from musubi_ext.evaluation.metrics.registry import OPENCV, Better, metric
-from musubi_ext.evaluation.metrics.subject_drift import found
+from musubi_ext.evaluation.metrics.subject_drift import sighted
 from musubi_ext.evaluation.result import Reading, UnavailableError
 
 SOURCE = "Circle-Rotate subject_drift.py: Farnebäck flow between 16 sampled frames"
@@ -29,6 +29,6 @@ def global_flow(clip: Clip) -> Reading:
 def subject_flow(clip: Clip) -> Reading:
     """Mean over the pairs of the mean flow magnitude inside the earlier frame's subject mask."""
     pairs = _pairs(clip)
-    frames = len(found(clip.masks[clip.samples]))
+    frames = len(sighted(clip.masks[clip.samples]))
     speeds = [float(clip.speed(i, j)[clip.masks[i]].mean()) for i, j in pairs if clip.masks[i].any()]
     return Reading(float(np.mean(speeds)), frames)

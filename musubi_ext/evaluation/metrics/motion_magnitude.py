@@ -18,7 +18,7 @@ from musubi_ext.evaluation.result import Reading, UnavailableError
     backend=OPENCV,
 )
 def motion_magnitude(clip: Clip) -> Reading:
-    """Mean over consecutive frames of the mean flow magnitude. 0 for a static video."""
+    """Mean over consecutive frames of the mean flow magnitude. A static video has 0 but for the border, see `speed`."""
     count = len(clip.frames)
     if count < 2:
         raise UnavailableError("flow needs two frames, the clip has one")
