@@ -155,7 +155,8 @@ class CircleRotate:
         """What was asked but could not be honoured in full."""
         notes = []
         for name in ("prompt", "negative_prompt"):
-            found, limit = len(self.pipeline.tokenizer(getattr(request, name)).input_ids), self._token_limit()
+            text, limit = getattr(request, name), self._token_limit()
+            found = len(self.pipeline.tokenizer(text, verbose=False).input_ids)
             if found > limit:
                 notes.append(f"{name}: {found} tokens, of which the text encoder reads the first {limit}")
         return tuple(notes)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,13 +55,14 @@ def load_pipeline(
     is float32 always, as Wan's own code runs it. Raises UserError for a folder or device that cannot be used.
     """
     folder, target = resolve_base(base), choose_device(device)
-    from diffusers import WanImageToVideoPipeline
-
     chosen = dtype or (torch.bfloat16 if target.type == "cuda" else torch.float32)
     dtypes = {"default": chosen, "vae": torch.float32}
-    pipeline = WanImageToVideoPipeline.from_pretrained(
-        folder, dtype=dtypes, local_files_only=True, use_safetensors=True
-    )
+    with _quiet():
+        from diffusers import WanImageToVideoPipeline
+
+        pipeline = WanImageToVideoPipeline.from_pretrained(
+            folder, dtype=dtypes, local_files_only=True, use_safetensors=True
+        )
     pipeline.set_progress_bar_config(disable=True)
     return pipeline.to(target)
 
@@ -83,6 +86,25 @@ def expert_steps(folder: Path, steps: int, shift: float) -> tuple[int, int]:
     scheduler.set_timesteps(steps)
     high = int((scheduler.timesteps >= boundary * scheduler.config.num_train_timesteps).sum())
     return high, steps - high
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No bars for weights that load in a second, and no remarks about CLIP, which Wan2.2 does not use."""
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    verbosity = transformers_logging.get_verbosity()
+    bars = [log for log in (diffusers_logging, transformers_logging) if log.is_progress_bar_enabled()]
+    transformers_logging.set_verbosity_error()
+    for log in bars:
+        log.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        for log in bars:
+            log.enable_progress_bar()
 
 
 def _check_index(folder: Path, problems: Problems) -> None:

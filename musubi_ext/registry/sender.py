@@ -40,7 +40,10 @@ class Sender:
         self._thread.start()
 
     def put(self, event: Event) -> None:
-        """Hand over one event; costs microseconds."""
+        """Hand over one event; costs microseconds. After `close` it goes to the spool."""
+        if self._closing.is_set():
+            self.spool.keep([event], "it came after the tracking was closed")
+            return
         self._queue.put(event)
 
     def close(self, timeout: float) -> None:

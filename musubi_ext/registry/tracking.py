@@ -121,10 +121,10 @@ class PairTracking(RunTracker):
         self._attached = parent_run_id is not None
         known = parent_run_id or run_id or os.environ.get("MLFLOW_RUN_ID")
         run = _existing(self._client, known, self.uri, reopen=not self._attached) if known else None
-        self.experiment_id = run.info.experiment_id if run else experiment_id(self._client, experiment, self.uri)
-        self.name = run_name or (run.info.run_name if run else "pair")
         if run is None:
-            run = self._client.create_run(self.experiment_id, run_name=self.name, tags=_own_tags("pair"))
+            run = _new_run(self._client, experiment, run_name or "pair", self.uri)
+        self.experiment_id = str(run.info.experiment_id)
+        self.name = str(run.info.run_name)
         spool = Path(spool_directory or "mlflow_spool").absolute() / f"{run.info.run_id}-{os.getpid()}.jsonl"
         super().__init__(run.info.run_id, Sender(self._client, Spool(spool)))
         self._close_timeout = close_timeout
@@ -198,6 +198,13 @@ class PairTracking(RunTracker):
 
     def _tags(self, name: str) -> dict[str, str]:
         return {**_own_tags("expert"), PARENT_TAG: self.run_id, EXPERT_TAG: name}
+
+
+def _new_run(client: MlflowClient, experiment: str, name: str, uri: str) -> Any:
+    try:
+        return client.create_run(experiment_id(client, experiment, uri), run_name=name, tags=_own_tags("pair"))
+    except STORE_ERRORS as error:
+        raise UserError(f"experiment {experiment!r} in {without_password(uri)}: {first_line(error)}") from error
 
 
 def _existing(client: MlflowClient, run_id: str, uri: str, *, reopen: bool) -> Any:

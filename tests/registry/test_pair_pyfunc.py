@@ -63,6 +63,10 @@ def test_version_makes_the_video_that_the_pair_makes(model_folder: Path, pair: A
 
     with pytest.raises(UserError, match="not a readable PNG"):
         model.predict(table.assign(first=base64.b64encode(b"<svg/>").decode()))
+    with pytest.raises(UserError, match="first: expected a picture file as base64"):
+        model.predict(table.assign(first="no base64!"))
+    with pytest.raises(UserError, match="height: give width and height together"):
+        model.predict(table.drop(columns="width"))
 
 
 def test_signature_is_stored_and_its_example_fits_it(model_folder: Path) -> None:

@@ -159,11 +159,21 @@ def test_a_refused_event_is_kept_and_its_neighbours_arrive(uri: str, caplog: pyt
     assert parent._client.get_run(parent.run_id).info.status == "FINISHED"
 
 
+def test_what_comes_after_the_end_is_kept(uri: str) -> None:
+    with PairTracking(uri) as parent:
+        high = parent.expert("high")
+    high.log_metrics({"loss": 1.0}, 9)
+    kept = [json.loads(line) for line in parent.spool_path.read_text().splitlines()]
+    assert [(event["step"], event["reason"]) for event in kept] == [(9, "it came after the tracking was closed")]
+
+
 def test_an_unknown_run_is_refused(uri: str) -> None:
     with pytest.raises(UserError, match="run " + "0" * 32):
         PairTracking(uri, run_id="0" * 32)
     with pytest.raises(UserError, match="32 hexadecimal digits"):
         PairTracking(uri, run_id="../../etc")
+    with pytest.raises(UserError, match="experiment 'xxx"):
+        PairTracking(uri, experiment="x" * 1000)
 
 
 def test_logging_costs_the_training_thread_little(uri: str) -> None:
