@@ -14,7 +14,7 @@ from musubi_ext.video import Frames
 MARGIN = 24  # pixels around everything
 GAP = 4  # between the frames of a row
 ROW_GAP = 14
-CELL_SIDE = 128  # tiny frames are scaled up to about this width, large ones down to it
+CELL_SIDE = 128  # the shorter side of a frame: tiny ones are scaled up to it, large ones down
 LABEL_SIZE, NUMBER_SIZE, CAPTION_SIZE = 17, 13, 19  # text heights in pixels
 INK, FAINT, PAPER = (28, 30, 34), (126, 130, 138), (255, 255, 255)
 
@@ -24,11 +24,11 @@ Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 def filmstrip(
     rows: Mapping[str, Frames], columns: int = 8, scale: float | None = None, caption: str = ""
 ) -> Image.Image:
-    """Draw `rows`, label → frames (F, H, W, 3) uint8, with `columns` frames of each, evenly spaced in time, both ends in.
+    """Draw `rows`, label → uint8 frames (F, H, W, 3): `columns` frames of each, evenly spaced from first to last.
 
-    `scale` multiplies the frames' size; by default each row is brought to cells about 128 pixels wide and all rows to
-    one height. `caption` is a line above the rows, wrapped where it is long. When all rows have the same number of
-    frames the numbers of the frames shown stand above them. Raises ValueError without rows or frames.
+    `scale` multiplies the frames' size; by default the shorter side of every frame becomes 128 pixels. `caption` stands
+    above the rows, wrapped where it is long. When all rows have the same number of frames of the same size, the numbers
+    of the frames shown stand above the columns. Raises ValueError without rows or frames.
     """
     if not rows or columns < 1 or any(frames.ndim != 4 or not len(frames) for frames in rows.values()):
         raise ValueError("a filmstrip needs at least one row of frames (F, H, W, 3) and one column")
@@ -62,12 +62,12 @@ def save_filmstrip(path: Path | str, rows: Mapping[str, Frames], columns: int = 
 
 
 def frame_indices(count: int, columns: int) -> list[int]:
-    """`columns` indices from the first of `count` frames to the last, evenly spaced; fewer if there are fewer frames."""
+    """`columns` indices from the first of `count` frames to the last, evenly spaced; at most `count`."""
     return [int(index) for index in np.linspace(0, count - 1, min(columns, count)).round()]
 
 
 def _cells(frames: Frames, columns: int, scale: float | None) -> list[Image.Image]:
-    """The chosen frames of one row, scaled: Lanczos both ways, since nearest would show the model's pixels as bricks."""
+    """The chosen frames of one row, scaled: by Lanczos, for nearest would show pixels as bricks."""
     height, width = frames.shape[1:3]
     factor = scale or CELL_SIDE / min(width, height)
     size = (max(1, round(width * factor)), max(1, round(height * factor)))
@@ -94,7 +94,9 @@ def _draw_row(
     sheet: Image.Image, draw: ImageDraw.ImageDraw, label: str, cells: list[Image.Image], left: int, top: int
 ) -> None:
     middle = top + cells[0].height // 2
-    draw.multiline_text((left - MARGIN // 2, middle), label, INK, _font(LABEL_SIZE), anchor="rm", align="right", spacing=6)
+    draw.multiline_text(
+        (left - MARGIN // 2, middle), label, INK, _font(LABEL_SIZE), anchor="rm", align="right", spacing=6
+    )
     for index, cell in enumerate(cells):
         sheet.paste(cell, (left + index * (cell.width + GAP), top))
 

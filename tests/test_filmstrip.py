@@ -63,5 +63,6 @@ def test_nothing_to_draw_is_an_error() -> None:
 
 def test_the_file_is_a_png_and_the_same_every_time(tmp_path: Path) -> None:
     first, second = (save_filmstrip(tmp_path / name, {"x": ramp(5)}, caption="a") for name in ("a.png", "b.png"))
-    assert Image.open(first).format == "PNG"
+    with Image.open(first) as image:
+        assert image.format == "PNG"
     assert first.read_bytes() == second.read_bytes()

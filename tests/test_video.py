@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from musubi_ext.storage import atomic_path, sha256, write_json, write_text
+from musubi_ext.storage import sha256, write_json, write_text
 from musubi_ext.video import Frames, read_comment, read_video, write_mp4
 
 
@@ -53,7 +53,7 @@ def test_frame_rates_are_kept(tmp_path: Path, clip: Frames, fps: float) -> None:
 
 
 def test_an_encoder_error_leaves_nothing_behind(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=".+"):
+    with pytest.raises(ValueError, match="ndim"):
         write_mp4(tmp_path / "a.mp4", np.zeros((2, 32, 32), np.uint8), 8)  # no colour axis
     assert list(tmp_path.iterdir()) == []
 
@@ -61,9 +61,8 @@ def test_an_encoder_error_leaves_nothing_behind(tmp_path: Path) -> None:
 def test_a_failed_write_keeps_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "sub" / "a.txt"
     write_text(path, "old")
-    with pytest.raises(RuntimeError, match="disk"), atomic_path(path) as temporary:
-        temporary.write_text("half")
-        raise RuntimeError("disk")
+    with pytest.raises(UnicodeEncodeError):
+        write_text(path, "half \ud800")  # a lone surrogate has no UTF-8
     assert path.read_text() == "old"
     assert list(path.parent.iterdir()) == [path]
 

@@ -1,9 +1,9 @@
 """Circle-Rotate in Python: one picture, or two, and a sentence become a video. Load once, call many times.
 
-    from musubi_ext import CircleRotate
+from musubi_ext import CircleRotate
 
-    rotate = CircleRotate(pair="runs/demo/pair")
-    rotate("car.png", "red car, camera circles right to left").save("orbit.mp4")
+rotate = CircleRotate(pair="runs/demo/pair")
+rotate("car.png", "red car, camera circles right to left").save("orbit.mp4")
 """
 
 from __future__ import annotations
@@ -175,7 +175,7 @@ def _reporter(steps: int, progress: Progress | None) -> Callable[..., dict[str, 
 
 
 def _to_uint8(frames: np.ndarray) -> np.ndarray:
-    """Floats in [0, 1] (F, H, W, 3) → uint8, rounded. Raises FloatingPointError if the model produced NaN or infinity."""
+    """Floats in [0, 1] (F, H, W, 3) → uint8, rounded. Raises FloatingPointError on NaN or infinity."""
     if not np.isfinite(frames).all():
         raise FloatingPointError("the model produced values that are not finite; use float32, or a lower strength")
     return np.asarray(np.rint(frames * 255.0), dtype=np.uint8)

@@ -21,7 +21,7 @@ _SETTINGS = ("steps", "seed", "frames", "fps", "shift", "guidance", "guidance_2"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of `generate`. What is not given comes from the pair's manifest, then from the base's own settings."""
     what = parser.add_argument_group("what to make")
-    what.add_argument("--first", required=True, metavar="IMAGE", help="first frame: PNG, JPEG or WebP; cropped to the size")
+    what.add_argument("--first", required=True, metavar="IMAGE", help="first frame: PNG, JPEG, WebP; cropped to --size")
     what.add_argument("--last", metavar="IMAGE", help="last frame; the video goes from the first to this one")
     what.add_argument("--prompt", required=True, help="what is seen and how the camera moves")
     what.add_argument("--negative_prompt", help="what should not be seen; needs a guidance above 1")
@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--fps", type=float, help="frames per second of the file")
     how = parser.add_argument_group("how to make it")
     how.add_argument("--base", default="pocket-i2v", help="pocket-i2v or a local Wan2.2 pipeline folder (%(default)s)")
-    how.add_argument("--pair", metavar="DIR|models:/NAME@ALIAS", help="pair of adapters: a directory or a registered version")
+    how.add_argument("--pair", metavar="DIR|models:/NAME@ALIAS", help="pair of adapters, on disk or registered")
     how.add_argument("--strength_high", type=float, help="strength of the pair in the high-noise expert, 0 to 2")
     how.add_argument("--strength_low", type=float, help="strength of the pair in the low-noise expert, 0 to 2")
     how.add_argument("--steps", type=int, help="denoising steps")
@@ -40,7 +40,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--guidance_2", type=float, help="guidance of the low-noise expert; 1 is none")
     how.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="where to run (%(default)s)")
     out = parser.add_argument_group("where it goes")
-    out.add_argument("-o", "--output", required=True, metavar="FILE.mp4", help="the video, H.264, request in its metadata")
+    out.add_argument(
+        "-o", "--output", required=True, metavar="FILE.mp4", help="H.264; carries the request in its metadata"
+    )
     out.add_argument("--strip", metavar="FILE.png", help="also draw a filmstrip of the video")
     out.add_argument("--dry-run", action="store_true", help="check everything, print the settings, make nothing")
 
@@ -116,7 +118,7 @@ def _request(args: argparse.Namespace, pair: AdapterPair | None) -> GenerationRe
 
 def _size(text: str) -> Any:
     """ "64x48" → (64, 48). Anything else is passed on as it is, for the request to refuse beside its other mistakes."""
-    match = re.fullmatch(r"(\d{1,5})[xX×](\d{1,5})", text.strip())
+    match = re.fullmatch(r"(\d{1,5})[xX](\d{1,5})", text.strip())
     return (int(match[1]), int(match[2])) if match else text
 
 

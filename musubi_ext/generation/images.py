@@ -13,7 +13,7 @@ from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from musubi_ext.errors import Problems
 
@@ -24,7 +24,7 @@ MIN_SIDE = 16  # one latent patch: a smaller picture carries nothing the model c
 ImageSource: TypeAlias = "str | Path | Image.Image | NDArray[np.uint8]"
 
 
-def load_image(source: ImageSource, where: str, problems: Problems) -> Image.Image | None:
+def load_image(source: object, where: str, problems: Problems) -> Image.Image | None:
     """Decode `source` (a file, a PIL image or a uint8 RGB array (H, W, 3)) to upright RGB.
 
     What is wrong with it is added to `problems` under the name `where` (the field), and None is returned.
@@ -43,7 +43,7 @@ def load_image(source: ImageSource, where: str, problems: Problems) -> Image.Ima
 
 
 def cover(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """`image` scaled (Lanczos) until it covers `size` (width, height), then cropped about its centre: never stretched."""
+    """`image` scaled (Lanczos) until it covers `size` (width, height), then cropped about its centre."""
     return image if image.size == size else ImageOps.fit(image, size, Image.Resampling.LANCZOS)
 
 
@@ -75,7 +75,7 @@ def _open(path: Path, where: str, problems: Problems) -> Image.Image | None:
 
 def _reason(error: Exception) -> str:
     """Pillow's reason, without the path that our own message already gives."""
-    return "unknown format" if isinstance(error, Image.UnidentifiedImageError) else str(error)
+    return "unknown format" if isinstance(error, UnidentifiedImageError) else str(error)
 
 
 def _few_pixels(size: tuple[int, int], where: str, problems: Problems) -> bool:

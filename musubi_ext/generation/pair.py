@@ -30,16 +30,16 @@ def check_fits(pair: AdapterPair, base: str, folder: Path) -> None:
     problems = Problems()
     task, boundary = pair.manifest.get("task"), pair.manifest.get("boundary")
     where = f"pair {pair.manifest.get('name')}"
-    if (base == POCKET) and task != POCKET:
-        problems.add(where, f"trained for {task}, but the base is {POCKET}", "give --base the pipeline folder it serves")
+    if base == POCKET and task != POCKET:
+        problems.add(where, f"trained for {task}, but the base is {POCKET}", "give --base the folder of its own base")
     expected = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))["boundary_ratio"]
     if boundary != expected:
-        problems.add(where, f"boundary {boundary}, but the base {base} hands over at {expected}", "use the pair's own base")
+        problems.add(where, f"boundary {boundary}, but base {base} hands over at {expected}", "use the pair's own base")
     problems.raise_if_any()
 
 
 def defaults(base: Path | str, pair: AdapterPair | None) -> dict[str, Any]:
-    """Settings of the task, overridden by the pair's own inference settings. The task is the pair's, else the base's."""
+    """Settings of the task (the pair's, else the base's), overridden by the pair's own inference settings."""
     task = pair.manifest.get("task") if pair is not None else None
     settings = preset(str(task or (POCKET if str(base) == POCKET else "i2v-A14B")))
     return settings | (manifest_settings(pair.manifest.get("inference") or {}) if pair is not None else {})

@@ -42,7 +42,7 @@ def choose_device(name: str) -> torch.device:
     if name not in DEVICES:
         raise UserError(f"device {name}: expected one of {', '.join(DEVICES)}")
     if name == "cuda" and not torch.cuda.is_available():
-        raise UserError("device cuda: this machine shows torch no CUDA device (use --device cpu, or install a CUDA torch)")
+        raise UserError("device cuda: torch finds no CUDA device on this machine (use --device cpu, or a CUDA torch)")
     return torch.device(name)
 
 
@@ -80,7 +80,7 @@ def flow_scheduler(config: Any, shift: float) -> UniPCMultistepScheduler:
 
 
 def expert_steps(folder: Path, steps: int, shift: float) -> tuple[int, int]:
-    """How many of `steps` the high and the low expert take; diffusers gives timesteps ≥ 1000·boundary to the high one."""
+    """How many of `steps` the high and the low expert take: timesteps ≥ 1000·boundary are the high one's."""
     boundary = _read(folder / "model_index.json")["boundary_ratio"]
     scheduler = flow_scheduler(_read(folder / "scheduler" / "scheduler_config.json"), shift)
     scheduler.set_timesteps(steps)

@@ -30,7 +30,7 @@ _FROM_MANIFEST = {
 
 
 def preset(task: str) -> dict[str, Any]:
-    """The task's settings, by GenerationRequest field. Raises UserError for a task that makes no video from an image."""
+    """The task's settings, by GenerationRequest field. Raises UserError for a task that starts from no image."""
     if task not in PRESETS:
         raise UserError(f"task {task}: no image-to-video settings (one of {', '.join(PRESETS)})")
     return dict(PRESETS[task])

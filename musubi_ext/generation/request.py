@@ -99,7 +99,7 @@ def _check_prompts(request: GenerationRequest, problems: Problems) -> None:
         elif len(text) > MAX_PROMPT:
             problems.add(name, f"{len(text):,} characters, at most {MAX_PROMPT:,}", "shorten it")
     if isinstance(request.prompt, str) and not request.prompt.strip():
-        problems.add("prompt", "is empty", 'say what is seen and how the camera moves, e.g. "camera circles right to left"')
+        problems.add("prompt", "is empty", "say what is seen and how the camera moves")
     if request.negative_prompt and request.guidance == 1:
         problems.add("negative_prompt", "has no effect at guidance 1", "give a guidance above 1, or no negative prompt")
 

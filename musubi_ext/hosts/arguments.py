@@ -17,7 +17,7 @@ from musubi_ext.errors import Problems, UserError
 from musubi_ext.hosts.refused import REFUSED
 
 REQUIRED = ("dataset_config", "output_dir", "output_name")
-EXPERTS = {"high,low": ("low", "high"), "low,high": ("low", "high"), "high": ("high",), "low": ("low",)}
+EXPERTS = ("high,low", "low,high", "high", "low")
 
 
 class Parser(argparse.ArgumentParser):
@@ -65,14 +65,14 @@ def _add_model(parser: Parser) -> None:
 
 def _add_schedule(parser: Parser) -> None:
     group = parser.add_argument_group("experts and timesteps")
-    group.add_argument("--experts", default="high,low", choices=list(EXPERTS), help="which experts to train")
+    group.add_argument("--experts", default="high,low", choices=EXPERTS, help="which experts to train")
     group.add_argument(
         "--full_range", action="store_true", help="each expert over the whole timestep range, as Circle-Rotate trains"
     )
     group.add_argument("--parallel_experts", action="store_true", help="both experts side by side, a process each")
     group.add_argument("--timestep_boundary", help="hand-over, 0.9 or 900; the task's own by default")
     group.add_argument(
-        "--confirm_timestep_boundary", help="the same number again, when it is not the boundary of the task"
+        "--confirm_boundary", help="the same number again, where it is not the boundary of the task"
     )
     group.add_argument("--timestep_sampling", default="shift", help="density of the timesteps (musubi-tuner: sigma)")
     group.add_argument("--discrete_flow_shift", type=float, default=5.0, help="shift of it (musubi-tuner: 1)")
@@ -227,6 +227,6 @@ def nearest(flag: str, flags: Sequence[str]) -> str:
 
 
 def _int_or_float(text: str) -> int | float:
-    """musubi-tuner's `_int_or_float`: 100 updates, or 0.1 of them; "100.0" is a whole number as well."""
-    number = float(text)
-    return int(number) if number >= 1 or number == 0 else number
+    """musubi-tuner's `_int_or_float`: 100 updates, or a share of them as 0.1 or 10%."""
+    number = float(text[:-1]) / 100 if text.endswith("%") else float(text)
+    return int(number) if number.is_integer() and not text.endswith("%") else number

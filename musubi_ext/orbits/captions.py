@@ -18,8 +18,9 @@ KINDS = ("box", "tower", "car", "van", "truck", "bus", "steps")
 GROUNDS = ("grass", "sand", "stone", "snow", "water")
 # words of the real captions that the pocket should tell from noise
 _REAL = (
-    "a an the of on in at with and front by beside parked sitting static subject display sedan suv cat kitten dog person "
-    "road bridge floor buildings forest mountains seaside skyline dusk gray black white brown office pine low close up"
+    "a an the of on in at with and front by beside parked sitting static subject display sedan suv cat kitten dog "
+    "person road bridge floor buildings forest mountains seaside skyline dusk gray black white brown office pine low "
+    "close up"
 )
 _DIRECTION = re.compile(r"(right|left)(\s*(?:to|->|-to-|→)\s*)(right|left)|(pans?\s+)(right|left)", re.IGNORECASE)
 

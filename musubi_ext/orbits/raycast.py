@@ -11,6 +11,7 @@ from musubi_ext.orbits.scenes import GROUND_TONES, SIDES, TOP, Floats, Scene
 
 GROUND_RADIUS = 3.2  # the backdrop is a cylinder of this radius about the origin
 FOCAL = 1.06  # focal length in image widths
+UP = np.array([0, 0, 1], np.float32)
 
 
 @dataclass(frozen=True)
@@ -35,14 +36,14 @@ class Camera:
 def intrinsics(width: int, height: int) -> Floats:
     """K (3, 3) in pixels; pixel centres lie at integer + 0.5."""
     focal = FOCAL * width
-    return np.float32([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]])
+    return np.array([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]], np.float32)
 
 
 def look_at(position: Floats, target: Floats) -> Camera:
     """Cameras at `position` (F, 3) that look at `target` (F, 3) with z up."""
     ahead = target - position
     ahead = ahead / np.linalg.norm(ahead, axis=1, keepdims=True)
-    right = np.cross(ahead, np.float32([0, 0, 1]))
+    right = np.cross(ahead, UP)
     right /= np.linalg.norm(right, axis=1, keepdims=True)
     down = np.cross(ahead, right)
     return Camera(np.stack([right, down, ahead], axis=1).astype(np.float32), position.astype(np.float32))
@@ -54,7 +55,8 @@ def rays(camera: Camera, width: int, height: int, samples: int) -> Floats:
     u = ((np.arange(width * samples) + 0.5) / samples - k[0, 2]) / k[0, 0]
     v = ((np.arange(height * samples) + 0.5) / samples - k[1, 2]) / k[1, 1]
     directions = np.stack([*np.meshgrid(u, v), np.ones((len(v), len(u)))], axis=-1).astype(np.float32)
-    return np.matmul(directions.reshape(1, -1, 3), camera.rotation).reshape(-1, len(v), len(u), 3)
+    turned = np.matmul(directions.reshape(1, -1, 3), camera.rotation)
+    return np.asarray(turned.reshape(-1, len(v), len(u), 3), np.float32)
 
 
 def cast(
@@ -78,12 +80,12 @@ def cast(
 def corners(scene: Scene, subject: Floats) -> Floats:
     """World corners (F, P, 8, 3) of every box: four at its low z, then four at its high z."""
     low, high = scene.parts[:, 0], scene.parts[:, 1]
-    unit = np.float32([[x, y, z] for z in (0, 1) for x, y in ((0, 0), (1, 0), (1, 1), (0, 1))])
+    unit = np.array([[x, y, z] for z in (0, 1) for x, y in ((0, 0), (1, 0), (1, 1), (0, 1))], np.float32)
     local = low[:, None] + unit * (high - low)[:, None]
     centre = ((low + high) / 2)[:, None]
     turned = np.einsum("pij,pkj->pki", _yaw(scene.part_yaw), local - centre) + centre
-    world = turned @ _yaw(np.float32([scene.yaw]))[0].T
-    return (world[None] + subject[:, None, None]).astype(np.float32)
+    world = turned @ _yaw(np.array([scene.yaw], np.float32))[0].T
+    return np.asarray(world[None] + subject[:, None, None], np.float32)
 
 
 def _window(scene: Scene, camera: Camera, frame: int, subject: Floats, shape: tuple[int, ...]) -> tuple[slice, slice]:
@@ -104,13 +106,13 @@ def _boxes(
     scene: Scene, origin: Floats, directions: Floats, textured: bool
 ) -> tuple[NDArray[np.bool_], Floats, Floats]:
     """Nearest box hit of rays (N, 3) by the slab test: hit (N,), depth (N,), colour (N, 3)."""
-    into = _yaw(np.float32([-scene.yaw]))[0]
+    into = _yaw(np.array([-scene.yaw], np.float32))[0]
     origin, directions = into @ origin, directions @ into.T
     best = np.full(len(directions), np.inf, np.float32)
     light = np.zeros(len(directions), np.float32)
-    faces = np.float32([SIDES[1], SIDES[3], 0.2, SIDES[0], SIDES[2], TOP])  # −x −y −z +x +y +z
+    faces = np.array([SIDES[1], SIDES[3], 0.2, SIDES[0], SIDES[2], TOP], np.float32)  # −x −y −z +x +y +z
     for (low, high), yaw, shade in zip(scene.parts, scene.part_yaw, scene.shade, strict=True):
-        turn = _yaw(np.float32([-yaw]))[0]
+        turn = _yaw(np.array([-yaw], np.float32))[0]
         centre, half = (low + high) / 2, (high - low) / 2
         start, ray = turn @ (origin - centre), directions @ turn.T
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -141,7 +143,7 @@ def _surroundings(scene: Scene, position: Floats, directions: Floats, textured: 
     on_floor = floor < wall
     depth = np.where(on_floor, floor, wall).astype(np.float32)
     x, y = p[..., 0] + depth * dx, p[..., 1] + depth * dy
-    light, dark = (np.float32(tone) for tone in GROUND_TONES[scene.ground])
+    light, dark = (np.array(tone, np.float32) for tone in GROUND_TONES[scene.ground])
     beyond = np.cos(scene.ground_line) * y - np.sin(scene.ground_line) * x > 0
     ground = np.where(beyond[..., None], dark, light)
     sky = (0.60 + 0.28 * y / GROUND_RADIUS)[..., None] * scene.tint
@@ -155,7 +157,7 @@ def _grain(points: Floats, frequency: float) -> Floats:
     """A fixed checker with uneven cells, 0.75–1.15, as a function of position (…, 3)."""
     cells = np.floor(points * frequency).astype(np.int64)
     mixed = (cells[..., 0] * 73856093) ^ (cells[..., 1] * 19349663) ^ (cells[..., 2] * 83492791)
-    return (0.75 + 0.4 * ((mixed * 2654435761 >> 8) & 0xFF) / 255).astype(np.float32)
+    return np.asarray(0.75 + 0.4 * ((mixed * 2654435761 >> 8) & 0xFF) / 255, np.float32)
 
 
 def _yaw(angles: Floats) -> Floats:

@@ -1,4 +1,4 @@
-"""Rendered orbit clips with exact truth: masks, depth, poses, 3D boxes, trajectories, and a sweep around the subject."""
+"""Rendered clips with exact truth: masks, depth, poses, 3D boxes, trajectories, and a sweep around the subject."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def render(
 def sweep(
     seed: int, *, size: tuple[int, int] = (64, 64), look: Look = "plain", family: Family = "train"
 ) -> tuple[Frames, NDArray[np.bool_], Floats]:
-    """The still scene of a seed from all around: frames (A, H, W, 3), masks (A, H, W), signed azimuths (A,) in degrees."""
+    """The still scene from all around: frames (A, H, W, 3), masks (A, H, W), signed azimuths (A,) in degrees."""
     scene = sample_scene(seed, family)
     path = sample_path(scene, seed, "static", +1, len(SWEEP))
     around = CameraPath(**{**vars(path), "azimuth": np.deg2rad(-SWEEP).astype(np.float32)})
@@ -102,7 +102,11 @@ def write_dataset(
         written.append(video)
         if not all(video.with_suffix(suffix).exists() for suffix in (".mp4", ".txt", ".npz")):
             clip = render(seed + index, domain, direction, size=size, frames=frames, look=look, family=family)
-            _write_truth(video.with_suffix(".npz"), clip, sweep(seed + index, size=size, look=look, family=family) if with_sweep else None)
+            _write_truth(
+                video.with_suffix(".npz"),
+                clip,
+                sweep(seed + index, size=size, look=look, family=family) if with_sweep else None,
+            )
             write_text(video.with_suffix(".txt"), clip.caption + "\n")
             write_mp4(video, clip.frames, FPS, crf=6, pix_fmt="yuv444p")
         if progress:

@@ -1,12 +1,12 @@
 """What a rendered scene is: a subject of boxes on a two-tone ground before a lit backdrop, and the camera's path.
 
-World axes: z up, the subject at the origin facing +x, lengths in subject heights (about 1). The camera's azimuth is 0
-on +x and its position is `radius · (cos el cos az, cos el sin az, sin el)`. "right to left" means that the camera itself
-moves to its left, which is a decreasing azimuth.
+World axes: z up, the subject at the origin facing +x, lengths in subject heights (about 1). The camera's azimuth is
+0 on +x and its position is `radius · (cos el cos az, cos el sin az, sin el)`. "right to left" means that the camera
+itself moves to its left, which is a decreasing azimuth.
 
-Light and start view are fixed by design, so that a captioned direction shows in the mean picture: every side of a subject
-has its own brightness in the subject's frame, the backdrop brightens with the azimuth, the ground changes tone along a
-line across the view. A miniature model cannot learn a direction that is a pure interaction (docs/LOG.md).
+Light and start view are fixed by design, so that a captioned direction shows in the mean picture: every side of a
+subject has its own brightness in the subject's frame, the backdrop brightens with the azimuth, the ground changes tone
+along a line across the view. A miniature model cannot learn a direction that is a pure interaction (docs/LOG.md).
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from musubi_ext.orbits.captions import CIRCLES, COLOURS, PANS, SHOTS, STILL, VIEWPOINTS, orbit_caption
 
 Floats = NDArray[np.float32]
+Doubles = NDArray[np.float64]
 Domain = Literal["wild", "orbit", "static", "pan"]
 Family = Literal["train", "heldout"]
 
@@ -113,9 +114,11 @@ def sample_path(scene: Scene, seed: int, domain: Domain, direction: int, frames:
     """
     rng = np.random.default_rng([seed, 2 + direction, len(domain)])
     t = np.linspace(0.0, 1.0, frames)
-    still = np.zeros((frames, 3), np.float32)
-    centre = still + np.float32([0, 0, 0.45 * scene.height])
-    azimuth, elevation, radius, aim, subject = 0 * t, 0 * t, 0 * t, still, still
+    still = np.zeros((frames, 3))
+    centre = still + np.array([0, 0, 0.45 * scene.height], np.float32)
+    azimuth, elevation, radius = 0 * t, 0 * t, 0 * t
+    aim: Doubles = 0 * still
+    subject: Doubles = 0 * still
     if domain == "orbit":
         azimuth = -direction * np.deg2rad(degrees) * t
     elif domain == "wild":
@@ -123,8 +126,8 @@ def sample_path(scene: Scene, seed: int, domain: Domain, direction: int, frames:
         azimuth = -direction * np.deg2rad(rng.uniform(75, 105)) * pace
         elevation = np.deg2rad(3.0) * _wander(rng, t, 1)[:, 0]
         radius = 0.10 * _wander(rng, t, 1)[:, 0]
-        subject = _wander(rng, t, 3) * np.float32([0.26, 0.26, 0.0])
-        aim = _wander(rng, t, 3) * np.float32([0.14, 0.14, 0.12]) + _shake(rng, t) * 0.012
+        subject = _wander(rng, t, 3) * np.array([0.26, 0.26, 0.0], np.float32)
+        aim = _wander(rng, t, 3) * np.array([0.14, 0.14, 0.12], np.float32) + _shake(rng, t) * 0.012
     elif domain == "pan":
         amount = direction * np.deg2rad(rng.uniform(14, 20)) * t * scene.radius
         aim = np.stack([0 * t, -amount, 0 * t], 1)
@@ -133,21 +136,24 @@ def sample_path(scene: Scene, seed: int, domain: Domain, direction: int, frames:
         elevation=(scene.elevation + elevation).astype(np.float32),
         radius=(scene.radius * (1 + radius)).astype(np.float32),
         aim=(centre + aim).astype(np.float32),
-        subject=np.asarray(subject, np.float32),
+        subject=subject.astype(np.float32),
         caption_camera={"static": STILL, "pan": PANS[direction]}.get(domain, CIRCLES[direction]),
         direction=0 if domain == "static" else direction,
     )
 
 
-def _wander(rng: np.random.Generator, t: NDArray[np.float64], axes: int) -> NDArray[np.float64]:
+def _wander(rng: np.random.Generator, t: Doubles, axes: int) -> Doubles:
     """Smooth curves (F, axes) of about ±1 that start at 0: a drift and two slow sines of random phase."""
     drift = rng.uniform(-0.6, 0.6, axes) * t[:, None]
     phase, amplitude = rng.uniform(0, 2 * np.pi, (2, axes)), rng.uniform(0.25, 0.6, (2, axes))
-    sines = [a * (np.sin(2 * np.pi * f * t[:, None] + p) - np.sin(p)) for f, p, a in zip((0.7, 1.3), phase, amplitude, strict=True)]
-    return drift + sines[0] + sines[1]
+    sines = [
+        a * (np.sin(2 * np.pi * f * t[:, None] + p) - np.sin(p))
+        for f, p, a in zip((0.7, 1.3), phase, amplitude, strict=True)
+    ]
+    return np.asarray(drift + sines[0] + sines[1])
 
 
-def _shake(rng: np.random.Generator, t: NDArray[np.float64]) -> NDArray[np.float64]:
+def _shake(rng: np.random.Generator, t: Doubles) -> Doubles:
     noise = rng.standard_normal((len(t), 3))
     return noise * np.minimum(1.0, 4 * t)[:, None]
 

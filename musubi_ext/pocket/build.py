@@ -1,8 +1,8 @@
 """Make the shipped pocket Wan from nothing: `python -m musubi_ext.pocket.build --work runs/pocket`.
 
-Renders the corpus, trains text encoder, VAE and both experts on two CPU cores, and writes one diffusers pipeline folder in
-half precision with `build.json` beside it (what was done, how long it took, how good it is). Every finished stage is kept
-in the work folder, so an interrupted build goes on where it was.
+Renders the corpus, trains text encoder, VAE and both experts on two CPU cores, and writes one diffusers pipeline
+folder in half precision with `build.json` beside it (what was done, how long it took, how good it is). Every finished
+stage is kept in the work folder, so an interrupted build goes on where it was.
 """
 
 from __future__ import annotations
@@ -109,10 +109,16 @@ def held_out_clips(count: int) -> Frames:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m musubi_ext.pocket.build", description=__doc__)
-    parser.add_argument("--work", type=Path, default=Path("runs/pocket"), help="keeps finished stages (default: %(default)s)")
-    parser.add_argument("--out", type=Path, help=f"pipeline folder to write (default: WORK/pipeline; shipped: {WEIGHTS.name})")
+    parser.add_argument(
+        "--work", type=Path, default=Path("runs/pocket"), help="keeps finished stages (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--out", type=Path, help=f"pipeline folder to write (default: WORK/pipeline; shipped: {WEIGHTS.name})"
+    )
     parser.add_argument("--workers", type=int, default=2, help="processes for rendering and encoding")
-    parser.add_argument("--quick", action="store_true", help="a minute of everything: proves the command, not the model")
+    parser.add_argument(
+        "--quick", action="store_true", help="a minute of everything: proves the command, not the model"
+    )
     args = parser.parse_args()
     out = args.out or args.work / "pipeline"
     report = build(args.work, out, QUICK if args.quick else FULL, TINY if args.quick else SHIPPED, args.workers)

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 from rich.progress import track
@@ -42,9 +41,7 @@ def build(folder: Path, scale: float, workers: int) -> Corpus:
         jobs = list(_jobs(scale))
         labels: list[tuple[str, int]] = []
         with atomic_path(array) as temporary, ProcessPoolExecutor(workers) as pool:
-            frames = np.lib.format.open_memmap(
-                temporary, "w+", np.uint8, (len(jobs), FRAMES, SIDE, SIDE, 3)
-            )
+            frames = np.lib.format.open_memmap(temporary, "w+", np.uint8, (len(jobs), FRAMES, SIDE, SIDE, 3))
             results = pool.map(_clip, jobs, chunksize=16)
             for index, (clip, label) in enumerate(track(results, "render the corpus", len(jobs))):
                 frames[index] = clip
@@ -63,5 +60,5 @@ def _jobs(scale: float) -> Iterator[tuple[int, Domain, int]]:
 
 
 def _clip(job: tuple[int, Domain, int]) -> tuple[Frames, tuple[str, int]]:
-    clip = render(job[0], cast(Domain, job[1]), job[2], frames=FRAMES, size=(SIDE, SIDE))
+    clip = render(job[0], job[1], job[2], frames=FRAMES, size=(SIDE, SIDE))
     return clip.frames, (clip.caption, clip.direction)

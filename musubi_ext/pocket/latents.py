@@ -52,16 +52,21 @@ class LatentCorpus:
         return Batch(self.latents[torch.from_numpy(index)].float(), torch.stack(conditions), torch.stack(texts))
 
 
-def encode_corpus(corpus: Corpus, vae_folder: Path, encoder: nn.Module, tokenizer: Any, folder: Path, workers: int) -> LatentCorpus:
+def encode_corpus(
+    corpus: Corpus, vae_folder: Path, encoder: nn.Module, tokenizer: Any, folder: Path, workers: int
+) -> LatentCorpus:
     """Encode every clip with the VAE in `vae_folder`, on `workers` processes; kept in `folder` and not done twice."""
     done = folder / "latents.npz"
     if not done.exists():
-        chunks = [(folder / "corpus.npy", vae_folder, start, min(start + 64, len(corpus.frames))) for start in range(0, len(corpus.frames), 64)]
+        chunks = [
+            (folder / "corpus.npy", vae_folder, start, min(start + 64, len(corpus.frames)))
+            for start in range(0, len(corpus.frames), 64)
+        ]
         with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
             parts = list(track(pool.map(_encode_chunk, chunks), "encode the corpus", len(chunks)))
         arrays = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
         with atomic_path(done) as temporary:
-            np.savez(temporary, **arrays)
+            np.savez(temporary, allow_pickle=False, **arrays)
     with torch.no_grad():
         text, _ = encode(encoder, tokenizer, corpus.captions)
     with np.load(done) as arrays:
@@ -79,7 +84,7 @@ def _encode_chunk(job: tuple[Path, Path, int, int]) -> dict[str, Any]:
     mean, std = (torch.tensor(v).view(shape) for v in (vae.config.latents_mean, vae.config.latents_std))
 
     def latents(x: Tensor) -> Any:
-        z = torch.cat([vae.encode(part).latent_dist.mode() for part in x.split(8)])
+        z = torch.cat([vae.encode(part).latent_dist.mode() for part in torch.split(x, 8)])
         return ((z - mean) / std).half().numpy()
 
     x = to_input(np.load(array, mmap_mode="r")[start:end])

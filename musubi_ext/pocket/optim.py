@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
@@ -45,6 +46,18 @@ class MatrixMuon:
             schedule.step()
         self.model.zero_grad(set_to_none=True)
 
+    def state_dict(self) -> list[dict[str, Any]]:
+        """States of both optimizers and both schedules, to go on from."""
+        return [part.state_dict() for part in self._parts()]
+
+    def load_state_dict(self, states: list[dict[str, Any]]) -> None:
+        """Go on from `state_dict`."""
+        for part, state in zip(self._parts(), states, strict=True):
+            part.load_state_dict(state)
+
+    def _parts(self) -> list[Any]:
+        return [*self.optimizers, *self.schedules]
+
 
 def cosine(step: int, steps: int, warmup: int = 50, floor: float = 0.02) -> float:
     """Learning-rate factor: linear warm-up, then half a cosine down to `floor`."""
@@ -55,4 +68,4 @@ def cosine(step: int, steps: int, warmup: int = 50, floor: float = 0.02) -> floa
 
 def averaged(model: nn.Module, decay: float) -> AveragedModel:
     """Exponential moving average of the weights; `update_parameters(model)` after every step."""
-    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay))
+    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay))  # type: ignore[no-untyped-call]

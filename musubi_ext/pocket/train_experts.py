@@ -17,11 +17,14 @@ from musubi_ext.schedule.timesteps import sample_timesteps
 from musubi_ext.storage import atomic_path
 
 BATCH = 16
+KEEP_EVERY = 500  # steps between two saved states
 SHIFT = {Expert.HIGH: 5.0, Expert.LOW: 2.5}  # noise levels each expert meets most
 SPREAD = {Expert.HIGH: 1.0, Expert.LOW: 1.3}  # scale of the logit-normal under the shift
 
 
-def train_experts(data: LatentCorpus, no_text: Tensor, folder: Path, steps: int, size: Size = SHIPPED) -> dict[Expert, nn.Module]:
+def train_experts(
+    data: LatentCorpus, no_text: Tensor, folder: Path, steps: int, size: Size = SHIPPED
+) -> dict[Expert, nn.Module]:
     """Both experts side by side, from nothing; a finished expert is read from `folder` instead."""
     context = get_context("spawn")
     waiting = {
@@ -70,16 +73,55 @@ def _train(expert: Expert, data: LatentCorpus, no_text: Tensor, folder: Path, st
     optimizer = MatrixMuon(model, _hidden, muon_lr=2.5e-3, adam_lr=1.5e-3, steps=steps)
     average = averaged(model, 0.997)
     low, high = timestep_range(expert, BOUNDARY)
-    running = 0.0
-    for step in range(steps):
+    halfway = _done(folder, expert).with_suffix(".state")
+    started, running = _resume(halfway, model, average, optimizer, rng) if halfway.exists() else (0, 0.0)
+    for step in range(started, steps):
         batch = data.sample(rng, BATCH, no_text)
         t = sample_timesteps("shift", BATCH, low, high, shift=SHIFT[expert], sigmoid_scale=SPREAD[expert])
         loss = flow_loss(model, batch, torch.randn_like(batch.latents), t)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         average.update_parameters(model)
         running += (loss.item() - running) / min(step + 1, 200)
         if step % 100 == 0:
             print(f"{expert.value:4s} expert, step {step:5d} of {steps}: loss {running:.4f}", flush=True)
+        if (step + 1) % KEEP_EVERY == 0:
+            _keep(halfway, step + 1, running, model, average, optimizer, rng)
     with atomic_path(_done(folder, expert)) as temporary:
         torch.save(average.module.state_dict(), temporary)
+    halfway.unlink(missing_ok=True)
+
+
+def _keep(
+    path: Path,
+    step: int,
+    running: float,
+    model: nn.Module,
+    average: nn.Module,
+    optimizer: MatrixMuon,
+    rng: np.random.Generator,
+) -> None:
+    """Everything the next step depends on, so that an interrupted training ends with the same bits."""
+    state = {
+        "step": step,
+        "running": running,
+        "model": model.state_dict(),
+        "average": average.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "torch_rng": torch.get_rng_state(),
+        "numpy_rng": rng.bit_generator.state,
+    }
+    with atomic_path(path) as temporary:
+        torch.save(state, temporary)
+
+
+def _resume(
+    path: Path, model: nn.Module, average: nn.Module, optimizer: MatrixMuon, rng: np.random.Generator
+) -> tuple[int, float]:
+    state = torch.load(path, weights_only=True)
+    model.load_state_dict(state["model"])
+    average.load_state_dict(state["average"])
+    optimizer.load_state_dict(state["optimizer"])
+    torch.set_rng_state(state["torch_rng"])
+    rng.bit_generator.state = state["numpy_rng"]
+    return int(state["step"]), float(state["running"])

@@ -31,18 +31,22 @@ def train_text_encoder(encoder: nn.Module, tokenizer: Any, steps: int, seed: int
     for step in track(range(steps), "train the text encoder"):
         labels = torch.tensor(np.stack([rng.integers(len(table), size=64) for table in tables]))
         captions = [
-            orbit_caption(str(rng.choice(VIEWPOINTS)), str(rng.choice(SHOTS)), *(t[i] for t, i in zip(tables, row, strict=True)))
+            orbit_caption(
+                str(rng.choice(VIEWPOINTS)), str(rng.choice(SHOTS)), *(t[i] for t, i in zip(tables, row, strict=True))
+            )
             for row in labels.T.tolist()
         ]
         tokens, mask = encode(encoder, tokenizer, captions)
         mean = (tokens * mask).sum(1) / mask.sum(1)
-        every = nn.functional.cross_entropy(heads[0](tokens).transpose(1, 2), labels[0, :, None].expand(-1, TEXT_TOKENS), reduction="none")
+        every = nn.functional.cross_entropy(
+            heads[0](tokens).transpose(1, 2), labels[0, :, None].expand(-1, TEXT_TOKENS), reduction="none"
+        )
         logits = [heads[0](mean)] + [head(mean) for head in list(heads)[1:]]
         spread = 1e-3 * (tokens * mask).pow(2).mean()
         loss = (every * mask[..., 0]).sum() / mask.sum() + spread
         loss = loss + sum(nn.functional.cross_entropy(x, y) for x, y in zip(logits[1:], labels[1:], strict=True))
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         if step >= steps - 10:
             right += [float((x.argmax(1) == y).float().mean()) / 10 for x, y in zip(logits, labels, strict=True)]

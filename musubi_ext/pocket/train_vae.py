@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,9 +34,7 @@ class Stage:
     decoder_only: bool = False
 
 
-def train_vae(
-    clips: Frames, size: Size, folder: Path, image_steps: int, clip_steps: int, decoder_steps: int
-) -> nn.Module:
+def train_vae(clips: Frames, size: Size, folder: Path, image_steps: int, clip_steps: int, decoder_steps: int) -> Any:
     """All stages from nothing; each stage's result is kept in `folder` and not trained again. Returns the VAE."""
     torch.manual_seed(0)
     vae = build_vae(size)
@@ -57,7 +56,7 @@ def train_vae(
 
 def to_input(frames: np.ndarray) -> Tensor:
     """uint8 (B, F, H, W, 3) → float (B, 3, F, H, W) in [−1, 1]."""
-    return torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 4, 1, 2, 3).float() / 127.5 - 1
+    return torch.from_numpy(np.array(frames)).permute(0, 4, 1, 2, 3).float() / 127.5 - 1
 
 
 def _start_as_image_model(vae: nn.Module) -> None:
@@ -86,7 +85,7 @@ def _hidden(name: str, parameter: nn.Parameter) -> bool:
     return parameter.ndim >= 4 and not outer and min(parameter.shape[:2]) > 3
 
 
-def _train(vae: nn.Module, clips: Frames, stage: Stage, seed: int) -> dict[str, Tensor]:
+def _train(vae: Any, clips: Frames, stage: Stage, seed: int) -> dict[str, Tensor]:
     """The averaged weights after one stage."""
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
@@ -98,16 +97,16 @@ def _train(vae: nn.Module, clips: Frames, stage: Stage, seed: int) -> dict[str, 
         chosen = rng.integers(len(clips), size=stage.batch)
         x = to_input(np.stack([clips[c, s : s + stage.frames] for c, s in zip(chosen, start, strict=True)]))
         loss, mse = (decoder_loss if stage.decoder_only else vae_loss)(vae, x)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         average.update_parameters(trained)
         if step % 100 == 0:
             print(f"vae {stage.name}, step {step:5d}: loss {loss.item():.4f}, PSNR {psnr(mse):.2f} dB", flush=True)
     trained.load_state_dict(average.module.state_dict())
-    return vae.state_dict()
+    return dict(vae.state_dict())
 
 
-def vae_loss(vae: nn.Module, x: Tensor) -> tuple[Tensor, float]:
+def vae_loss(vae: Any, x: Tensor) -> tuple[Tensor, float]:
     """L1 + MSE, saturated pixels (the subject) weighted up, and a light KL; also the plain MSE on [−1, 1]."""
     posterior = vae.encode(x).latent_dist
     y = vae.decode(posterior.sample()).sample
@@ -118,7 +117,7 @@ def vae_loss(vae: nn.Module, x: Tensor) -> tuple[Tensor, float]:
     return loss + KL_WEIGHT * kl, float(error.detach().square().mean())
 
 
-def decoder_loss(vae: nn.Module, x: Tensor) -> tuple[Tensor, float]:
+def decoder_loss(vae: Any, x: Tensor) -> tuple[Tensor, float]:
     """MSE with a little L1 on the decoded mode of the posterior, the encoder left alone; also the plain MSE."""
     with torch.no_grad():
         z = vae.encode(x).latent_dist.mode()
@@ -133,7 +132,7 @@ def psnr(mse: float) -> float:
 
 
 @torch.no_grad()
-def reconstruction_psnr(vae: nn.Module, clips: Frames) -> float:
+def reconstruction_psnr(vae: Any, clips: Frames) -> float:
     """Median over clips of the PSNR of decode(encode(clip)), in dB; what a pipeline's picture can reach at best."""
     values = []
     for clip in clips:
@@ -144,7 +143,7 @@ def reconstruction_psnr(vae: nn.Module, clips: Frames) -> float:
 
 
 @torch.no_grad()
-def _standardise(vae: nn.Module, clips: Frames, sample: int = 256) -> None:
+def _standardise(vae: Any, clips: Frames, sample: int = 256) -> None:
     """Write the latents' mean and deviation per channel into the config, where pipelines and trainers look for them."""
     picks = np.linspace(0, len(clips) - 1, min(sample, len(clips)), dtype=int)
     z = torch.cat([vae.encode(to_input(clips[i : i + 1])).latent_dist.mode() for i in picks])

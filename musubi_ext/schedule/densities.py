@@ -68,13 +68,14 @@ class LogitNormal:
         Raises UserError where the range holds no probability at all.
         """
         a, b = ((logit(edge) - self.mean) / self.std for edge in (low, high))
-        z = -_truncated_normal(1.0 - u, -b, -a) if a > 0 else _truncated_normal(u, a, b)
-        if not np.isfinite(z[(u > 0) & (u < 1)]).all():
+        if np.isneginf(log_ndtr(min(b, -a))):
             raise UserError(
-                f"timestep range {low:g}–{high:g}: no probability mass under a density with logit(t) ~ N({self.mean:g}, "
-                f"{self.std:g}²) (choose a range, or density parameters, that overlap)"
+                f"timestep range {low:g} to {high:g}: no probability mass where logit(t) ~ N({self.mean:g}, {self.std:g}²)"
+                " (choose a range, or density parameters, that overlap)"
             )
-        return np.clip(expit(self.mean + self.std * z), low, high)
+        z = -_truncated_normal(1.0 - u, -b, -a) if a > 0 else _truncated_normal(u, a, b)
+        t: Array = np.clip(expit(self.mean + self.std * z), low, high)
+        return t
 
 
 def _truncated_normal(u: Array, a: float, b: float) -> Array:

@@ -65,7 +65,7 @@ def timestep_range(expert: Expert, boundary: float) -> tuple[float, float]:
 
 
 def parse_boundary(value: float | int | str) -> float:
-    """A boundary as t in (0, 1); thousandths (musubi-tuner's 875) mean the same as 0.875. UserError for anything else."""
+    """A boundary as t in (0, 1); 875, musubi-tuner's thousandths, means 0.875. Raises UserError for anything else."""
     try:
         number = float(value)
     except (TypeError, ValueError):
@@ -73,7 +73,7 @@ def parse_boundary(value: float | int | str) -> float:
     boundary = number / 1000 if 1 < number < 1000 else number
     if isinstance(value, bool) or not 0 < boundary < 1:
         raise UserError(
-            f"--timestep_boundary {value}: expected a noise level between 0 and 1 (0.9), or the same in thousandths (900)"
+            f"--timestep_boundary {value}: expected a noise level between 0 and 1 (0.9), or thousandths (900)"
         )
     return boundary
 
@@ -81,8 +81,8 @@ def parse_boundary(value: float | int | str) -> float:
 def resolve_boundary(task: Task, asked: float | int | str | None, confirmed: float | int | str | None = None) -> float:
     """The boundary to train with: the task's own, unless another one is asked for twice (DESIGN decision 2).
 
-    Trainers mix up I2V's 0.9 and T2V's 0.875, and nothing later shows it. Raises UserError where `asked` differs from the
-    task's boundary and `confirmed` does not repeat it.
+    Trainers mix up I2V's 0.9 and T2V's 0.875, and nothing later shows it. Raises UserError where `asked` differs from
+    the task's boundary and `confirmed` does not repeat it.
     """
     boundary = task.boundary if asked is None else parse_boundary(asked)
     again = None if confirmed is None else parse_boundary(confirmed)

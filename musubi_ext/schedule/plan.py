@@ -11,6 +11,7 @@ import torch
 from musubi_ext.errors import Problems, UserError
 from musubi_ext.schedule.densities import Density, Uniform
 from musubi_ext.schedule.experts import Expert, find_task, resolve_boundary, timestep_range
+from musubi_ext.schedule.naming import name_problem, output_name
 from musubi_ext.schedule.timesteps import at_quantiles
 
 EXPERTS: dict[str, tuple[Expert, ...]] = {
@@ -43,8 +44,8 @@ class PlanOptions(Protocol):
     """The options a plan is made from, by musubi-tuner's flag names; an argparse namespace will do.
 
     Looked at if present: `timestep_boundary`, `confirm_boundary` (resolve_boundary), `experts` ("both", "high", "low"),
-    `min_timestep` and `max_timestep` (0–1000; they replace both experts' own ranges, so 0 and 1000 are the whole range of
-    Circle-Rotate's recipe), `max_train_steps`, `max_train_epochs` (takes precedence, as upstream).
+    `min_timestep` and `max_timestep` (0–1000; they replace both experts' own ranges, so 0 and 1000 are the whole
+    range, as in Circle-Rotate's recipe), `max_train_steps`, `max_train_epochs` (takes precedence, as upstream).
     """
 
     task: str
@@ -54,11 +55,12 @@ class PlanOptions(Protocol):
 
 
 def phases(options: PlanOptions) -> list[Phase]:
-    """The phases to run, high-noise expert first. Raises UserError listing everything that is missing or contradictory."""
+    """The phases to run, high-noise expert first. Raises UserError listing everything that is wrong."""
     problems = Problems()
     boundary = _boundary(options, problems)
     wanted = _experts(options, problems)
-    _check_name(options.output_name, problems)
+    if wrong := name_problem(options.output_name):
+        problems.add("--output_name", wrong)
     _check_weights(options, wanted, problems)
     ranges = {expert: _training_range(options, expert, boundary, problems) for expert in wanted}
     steps, epochs = _length(options, problems)
@@ -69,17 +71,12 @@ def phases(options: PlanOptions) -> list[Phase]:
             str(_dit(options, expert)),
             *ranges[expert],
             boundary,
-            output_name(options.output_name, expert),
+            output_name(str(options.output_name), expert),
             steps,
             epochs,
         )
         for expert in wanted
     ]
-
-
-def output_name(name: str | None, expert: Expert) -> str:
-    """NAME_h or NAME_l."""
-    return f"{name}_{expert.suffix}"
 
 
 def validation_timesteps(
@@ -114,13 +111,6 @@ def _experts(options: PlanOptions, problems: Problems) -> tuple[Expert, ...]:
     return EXPERTS.get(name, ())
 
 
-def _check_name(name: str | None, problems: Problems) -> None:
-    if not name:
-        problems.add("--output_name", "missing", "the pair's files are named NAME_h and NAME_l")
-    elif name in {".", ".."} or set(name) & set('/\\\0:*?"<>|') or not name.isprintable() or len(name) > 100:
-        problems.add("--output_name", f"{name[:100]!r} is not a file name", "letters, digits, - and _, at most 100")
-
-
 def _dit(options: PlanOptions, expert: Expert) -> str | None:
     return options.dit_high_noise if expert is Expert.HIGH else options.dit
 
@@ -152,7 +142,7 @@ def _training_range(options: PlanOptions, expert: Expert, boundary: float, probl
         problems.add(where, "expected 0 ≤ min < max ≤ 1000")
     elif high <= own[0] or low >= own[1]:
         fix = "leave both flags out, or choose the expert with --experts"
-        problems.add(where, f"the {expert.value}-noise expert runs in {own[0] * 1000:g}–{own[1] * 1000:g} only", fix)
+        problems.add(where, f"the {expert.value}-noise expert runs in {own[0] * 1000:g} to {own[1] * 1000:g} only", fix)
     return low, high
 
 

@@ -22,8 +22,8 @@ from musubi_ext.schedule.densities import (
 SAMPLERS = ("uniform", "shift", "sigmoid", "logit_normal", "logsnr", "flux_shift")
 
 _SIGMA = (
-    "--timestep_sampling sigma: refused, because with a range musubi-tuner inverts it (900–1000 trains t = 1–100); "
-    "use shift, or one of {others}"
+    "--timestep_sampling sigma: refused, because with a range musubi-tuner inverts it (900 to 1000 trains t = 1 to 100)"
+    "; use shift, or one of {others}"
 )
 
 
@@ -73,8 +73,8 @@ def sample_timesteps(
 ) -> Tensor:
     """Draw `n` values of t in [low, high]: float32 (n,), from the law `name` conditioned on the range.
 
-    Uses `generator` (a CPU one), else torch's global state. One uniform per draw: the k-th draw of a seed does not depend
-    on the range. Raises UserError for an unknown law, a parameter or range that makes no sense, or an empty range.
+    Uses `generator` (a CPU one), else torch's global state. One uniform per draw, whatever the
+    range. Raises UserError for an unknown law, a parameter or range that makes no sense, or an empty range.
     """
     law = density(
         name,
@@ -101,12 +101,12 @@ def at_quantiles(law: Density, u: Tensor, low: float, high: float) -> Tensor:
 def _float32_range(low: float, high: float) -> tuple[np.float32, np.float32]:
     """The least and the greatest float32 inside [low, high]."""
     if not 0.0 <= low < high <= 1.0:
-        raise UserError(f"timestep range {low:g}–{high:g}: expected 0 ≤ low < high ≤ 1")
+        raise UserError(f"timestep range {low:g} to {high:g}: expected 0 ≤ low < high ≤ 1")
     first, last = np.float32(low), np.float32(high)
     if float(first) < low:
         first = np.nextafter(first, np.float32(2))
     if float(last) > high:
         last = np.nextafter(last, np.float32(-1))
     if first > last:
-        raise UserError(f"timestep range {low!r}–{high!r}: narrower than float32 can tell apart")
+        raise UserError(f"timestep range {low!r} to {high!r}: narrower than float32 can tell apart")
     return first, last

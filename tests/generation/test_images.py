@@ -16,14 +16,14 @@ from musubi_ext.generation.images import MAX_PIXELS, cover, fingerprint, load_im
 
 def problem(source: object) -> str:
     problems = Problems()
-    assert load_image(source, "first", problems) is None  # type: ignore[arg-type]
+    assert load_image(source, "first", problems) is None
     assert len(problems.found) == 1
     return problems.found[0]
 
 
 def loaded(source: object) -> Image.Image:
     problems = Problems()
-    image = load_image(source, "first", problems)  # type: ignore[arg-type]
+    image = load_image(source, "first", problems)
     assert problems.found == []
     assert image is not None
     return image

@@ -62,7 +62,13 @@ def test_one_mistake_is_one_message(changes: dict[str, Any], expected: str) -> N
 def test_all_mistakes_are_said_at_once(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_text("not a picture")
     problems = refused(
-        prompt="x" * 10_000, first=tmp_path / "a.png", last=tmp_path / "b.png", size=(65, 64), frames=18, steps=0, seed=-1
+        prompt="x" * 10_000,
+        first=tmp_path / "a.png",
+        last=tmp_path / "b.png",
+        size=(65, 64),
+        frames=18,
+        steps=0,
+        seed=-1,
     )
     fields = ("prompt", "size", "frames", "steps", "seed", f"first {tmp_path}/a.png", f"last {tmp_path}/b.png")
     assert [text.split(":")[0] for text in problems] == list(fields)
@@ -106,7 +112,7 @@ def test_every_preset_is_a_valid_request(task: str) -> None:
 
 
 def test_manifest_settings_speak_for_both_experts() -> None:
-    inference = {"shift": 8.0, "steps": 4, "cfg": 1.6, "strength": 0.8, "frames": 81, "fps": 16, "size": None, "note": "x"}
+    inference = {"shift": 8.0, "steps": 4, "cfg": 1.6, "strength": 0.8, "frames": 81, "fps": 16, "size": None}
     assert manifest_settings(inference) == {
         "shift": 8.0, "steps": 4, "guidance": 1.6, "guidance_2": 1.6,
         "strength_high": 0.8, "strength_low": 0.8, "frames": 81, "fps": 16,

@@ -23,9 +23,9 @@ def test_direction_is_read_from_the_trajectory_words(caption: str, expected: int
     assert direction(caption) == expected
 
 
-@given(st.sampled_from([*CIRCLES.values(), "Circle Right->Left", "camera pans left"]), st.sampled_from(["a red car", "x"]))
-def test_mirroring_twice_is_the_identity_and_once_turns_the_direction(camera: str, subject: str) -> None:
-    caption = orbit_caption("eye level", "full shot", camera, "red", subject, "grass")
+@given(st.sampled_from([*CIRCLES.values(), "Circle Right->Left", "camera pans left"]))
+def test_mirroring_twice_is_the_identity_and_once_turns_the_direction(camera: str) -> None:
+    caption = orbit_caption("eye level", "full shot", camera, "red", "car", "grass")
     mirrored = mirror_caption(caption)
     assert mirror_caption(mirrored) == caption
     assert mirrored != caption

@@ -69,7 +69,7 @@ def test_depth_mask_and_boxes_agree_with_the_pose(domain: str) -> None:
     clip = render(5, domain, -1)
     for frame in (0, 8, 16):
         corners = project(clip, clip.boxes[frame].reshape(-1, 3), frame)
-        rows, columns = np.nonzero(clip.mask[frame])
+        columns = np.nonzero(clip.mask[frame])[1]
         assert corners[:, 0].min() - 1 <= columns.min() + 0.5 <= columns.max() + 0.5 <= corners[:, 0].max() + 1
         depth = clip.depth[frame][clip.mask[frame]]
         assert corners[:, 2].min() - 1e-3 <= depth.min() <= depth.max() <= corners[:, 2].max() + 1e-3

@@ -1,0 +1,78 @@
+"""`musubi-ext`: one verb per intention. Asking for help loads no framework."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from musubi_ext import __version__
+from musubi_ext.commands import adapter, data, evaluate
+from musubi_ext.commands.parser import Parser
+from musubi_ext.demo import command as demo
+from musubi_ext.errors import UserError
+from musubi_ext.generation import command as generation
+from musubi_ext.registry import command as registry
+
+INTERRUPTED = 130  # 128 + SIGINT, as shells say
+
+
+def build_parser() -> Parser:
+    """The whole command line. `train` has musubi-tuner's own flags, which its trainer reads: see `main`."""
+    parser = Parser(prog="musubi-ext", description="Train, prove, promote and serve motion adapters for Wan2.2.")
+    parser.add_argument("--version", action="version", version=f"musubi-ext {__version__}")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+
+    def add(
+        name: str,
+        help_text: str,
+        arguments: Callable[[argparse.ArgumentParser], None],
+        run: Callable[[argparse.Namespace], int],
+    ) -> None:
+        verb = verbs.add_parser(name, help=help_text, description=help_text)
+        arguments(verb)
+        verb.set_defaults(run=run)
+
+    add("demo", "the whole chain on the pocket model: clips, training, gate, video", demo.add_arguments, demo.run)
+    add("data", "render clips, or cache a data set for training", data.add_arguments, data.run)
+    verbs.add_parser("train", help="train a pair of adapters, one for each expert (see: musubi-ext train --help)")
+    resolved = partial(generation.run, resolve_pair=_registered_pair)
+    add("generate", "make a video from one or two pictures and a prompt", generation.add_arguments, resolved)
+    add("evaluate", "measure a folder of videos", evaluate.add_arguments, evaluate.run)
+    add("adapter", "inspect, convert or verify adapter files", adapter.add_arguments, adapter.run)
+    add("registry", "registered pairs: list, show, register, roll back", registry.add_arguments, registry.run)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb; returns the exit status: 0, 1 when part of the input was left out, 2 for a mistake, 130 stopped."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _run(words)
+    except UserError as error:
+        for problem in error.problems:
+            print(f"error: {problem}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+
+
+def _run(words: list[str]) -> int:
+    if words[:1] == ["train"]:  # argparse cannot hand over flags that it does not know
+        from musubi_ext import wan_train_network
+
+        return wan_train_network.main(words[1:])
+    args = build_parser().parse_args(words)
+    return int(args.run(args))
+
+
+def _registered_pair(reference: str) -> object:
+    from musubi_ext.registry.model import load_pair
+
+    return load_pair(reference)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
