@@ -6,9 +6,7 @@ import argparse
 import re
 from pathlib import Path
 
-from musubi_ext.errors import Problems, UserError
-
-POCKET = "pocket-i2v"
+from musubi_ext.errors import Problems
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,7 +33,9 @@ def _add_render(parser: argparse.ArgumentParser) -> None:
 
 def _add_cache(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dataset_config", required=True, type=Path, metavar="TOML", help="the data set")
-    parser.add_argument("--base", default=POCKET, help="pocket-i2v or a local Wan2.2 pipeline folder (%(default)s)")
+    parser.add_argument(
+        "--base", default="pocket-i2v", help="pocket-i2v or a local Wan2.2 pipeline folder (%(default)s)"
+    )
     parser.add_argument("--keep_cache", action="store_true", help="keep caches of clips and settings that are gone")
     parser.add_argument("--dry-run", action="store_true", help="check everything, list the clips, encode nothing")
 
@@ -81,7 +81,9 @@ def _check_render(args: argparse.Namespace) -> tuple[int, int]:
     match = re.fullmatch(r"(\d{1,4})[xX×](\d{1,4})", args.size)
     size = (int(match[1]), int(match[2])) if match else (0, 0)
     if not all(side and side % 16 == 0 for side in size):
-        problems.add(f"--size {args.size}", "expected WxH with both sides divisible by 16", "64x64 is the pocket model's")
+        problems.add(
+            f"--size {args.size}", "expected WxH with both sides divisible by 16", "64x64 is the pocket model's"
+        )
     if args.frames < 5 or args.frames % 4 != 1:
         problems.add(f"--frames {args.frames}", "expected 4n+1 frames, at least 5", "17 is the pocket model's")
     if args.count < 1:
@@ -95,10 +97,11 @@ def _check_render(args: argparse.Namespace) -> tuple[int, int]:
 
 
 def _cache(args: argparse.Namespace) -> int:
+    from musubi_ext.generation.pipeline import resolve_base
     from musubi_ext.orbits.config import load_dataset_config
 
     config = load_dataset_config(args.dataset_config)
-    folder = _base_folder(args.base)
+    folder = resolve_base(args.base)
     if args.dry_run:
         for dataset in config.datasets:
             source, clips = dataset.video_directory or dataset.video_jsonl_file, dataset.clips()
@@ -111,13 +114,3 @@ def _cache(args: argparse.Namespace) -> int:
 
     summary = cache_dataset(config, folder, keep_stale=args.keep_cache, progress=True)
     return 1 if summary.bad else 0
-
-
-def _base_folder(base: str) -> Path:
-    """Folder with the VAE and the text encoder. Raises UserError when it is no pipeline."""
-    from musubi_ext.pocket.config import pipeline_path
-
-    folder = pipeline_path() if base == POCKET else Path(base)
-    if not (folder / "model_index.json").is_file():
-        raise UserError(f"--base {base}: no model_index.json in {folder} (give a local diffusers pipeline, or {POCKET})")
-    return folder

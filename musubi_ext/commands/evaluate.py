@@ -22,7 +22,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="where the subject is: followed by its colour from the first true mask, or as the truth says"
                              " (for the rendered clips themselves) (%(default)s)")  # fmt: skip
     parser.add_argument("--metrics", nargs="+", metavar="NAME", help="only these (default: all)")
-    parser.add_argument("-o", "--output", type=Path, required=True, metavar="FILE.json", help="results per clip and metric")
+    parser.add_argument(
+        "-o", "--output", type=Path, required=True, metavar="FILE.json", help="results per clip and metric"
+    )
     parser.add_argument("--dry-run", action="store_true", help="check everything, list the clips, measure nothing")
 
 
@@ -32,9 +34,8 @@ def run(args: argparse.Namespace) -> int:
 
     problems = Problems()
     clips = _clips(args.videos, problems)
-    for flag, folder in (("--truth", args.truth),):
-        if folder is not None and not folder.is_dir():
-            problems.add(f"{flag} {folder}", "expected a folder, found none")
+    if args.truth is not None and not args.truth.is_dir():
+        problems.add(f"--truth {args.truth}", "expected a folder of NAME.npz, found none")
     if args.masks == "truth" and args.truth is None:
         problems.add("--masks truth", "needs the true masks", "add --truth DIR")
     if args.output.suffix != ".json":

@@ -32,8 +32,12 @@ class Parser(argparse.ArgumentParser):
             namespace, left = super().parse_known_args(words, namespace)
         except UserError as error:
             raise UserError(problems or error.problems) from error
-        problems += [f"{self.prog}: {word}: belongs to no flag (quote values with spaces)" for word in left if word[:1] != "-"]
-        problems += [f"{self.prog}: {word}: unknown flag ({self._near(word)})" for word in left if re.match(r"-\w", word)]
+        problems += [
+            f"{self.prog}: {word}: belongs to no flag (quote values with spaces)" for word in left if word[:1] != "-"
+        ]
+        problems += [
+            f"{self.prog}: {word}: unknown flag ({self._near(word)})" for word in left if re.match(r"-\w", word)
+        ]
         if problems:
             raise UserError(problems)
         return namespace, []

@@ -70,7 +70,7 @@ class LogitNormal:
         a, b = ((logit(edge) - self.mean) / self.std for edge in (low, high))
         if np.isneginf(log_ndtr(min(b, -a))):
             raise UserError(
-                f"timestep range {low:g} to {high:g}: no probability mass where logit(t) ~ N({self.mean:g}, {self.std:g}²)"
+                f"timestep range {low:g} to {high:g}: no mass where logit(t) ~ N({self.mean:g}, {self.std:g}²)"
                 " (choose a range, or density parameters, that overlap)"
             )
         z = -_truncated_normal(1.0 - u, -b, -a) if a > 0 else _truncated_normal(u, a, b)
