@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import TYPE_CHECKING
 
 from musubi_ext import __version__
 from musubi_ext.commands import adapter, data, evaluate
@@ -14,6 +15,9 @@ from musubi_ext.demo import command as demo
 from musubi_ext.errors import UserError
 from musubi_ext.generation import command as generation
 from musubi_ext.registry import command as registry
+
+if TYPE_CHECKING:
+    from musubi_ext.adapters.pair import AdapterPair
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells say
 
@@ -68,7 +72,7 @@ def _run(words: list[str]) -> int:
     return int(args.run(args))
 
 
-def _registered_pair(reference: str) -> object:
+def _registered_pair(reference: str) -> AdapterPair:
     from musubi_ext.registry.model import load_pair
 
     return load_pair(reference)

@@ -1,88 +1,90 @@
-"""Reading and writing one LoRA file: safetensors only, and nothing that is cut, foreign, non-finite or of no effect."""
+"""One LoRA file: safetensors only, and nothing that is cut, foreign, incomplete or non-finite.
+
+musubi-tuner and ComfyUI files keep alpha as a tensor; a diffusers file keeps it as peft configuration in its metadata
+(see peft_metadata), from which diffusers scales by alpha/rank itself.
+"""
 
 from __future__ import annotations
 
-import json
-import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from torch import Tensor
 
-from musubi_ext.adapters.formats import Format, StateDict, detect, from_musubi, modules, to_musubi
-from musubi_ext.errors import Problems, UserError
-from musubi_ext.storage import atomic_path
+from musubi_ext.adapters.formats import convert, detect
+from musubi_ext.adapters.keys import Format, Module, Part, parse_key, spell_key
+from musubi_ext.adapters.peft_metadata import ALPHA_TYPES, CONFIG, alphas_from_metadata, metadata_of_alphas
+from musubi_ext.adapters.tensors import read_tensors, write_tensors
+from musubi_ext.adapters.updates import check_updates, updates
+from musubi_ext.errors import Problems
 
-HEADER_LIMIT = 1 << 20  # bytes; a LoRA of 40 blocks needs 150 KB
 
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class LoraFile:
-    """`tensors` in musubi-tuner's keys, the file's own metadata, and how the file spelt its keys."""
+    """`tensors` in musubi keys, on the CPU and in the file's types, its own metadata, and how it spelt its keys."""
 
-    tensors: StateDict
-    metadata: dict[str, str]
+    tensors: dict[str, Tensor]
+    metadata: dict[str, str]  # without what the diffusers format adds for alpha
     format: Format
 
 
 def read_lora(path: Path | str) -> LoraFile:
-    """Read and check one LoRA. Raises UserError with every problem of the file at once."""
-    file = Path(path)
-    _check_header(file)
-    try:
-        with safe_open(file, framework="pt") as opened:
-            metadata = dict(opened.metadata() or {})
-            tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118 - not a dict
-    except SafetensorError as error:
-        raise UserError(f"{file}: truncated or damaged safetensors file ({error}); copy or train it again") from error
-    form = detect(tensors, file)
-    lora = to_musubi(tensors, metadata, file)
-    check(lora, file)
-    return LoraFile(lora, metadata, form)
+    """Read a LoRA file of any of the three formats.
+
+    Raises UserError for what is no whole safetensors file of at most 1 MB of header, or has unknown keys; else one that
+    lists every missing half, mismatched rank, bad alpha and non-finite tensor.
+    """
+    found, metadata = read_tensors(path)
+    form = detect(found, path)
+    tensors = convert(found, Format.MUSUBI, path)
+    if form is Format.DIFFUSERS:
+        alphas = alphas_from_metadata(path, metadata, _modules(tensors))
+        tensors = convert({**alphas, **found}, Format.MUSUBI, path)
+    _check(tensors, path)
+    own = {key: value for key, value in metadata.items() if key not in (CONFIG, ALPHA_TYPES)}
+    return LoraFile(dict(sorted(tensors.items())), own, form)
 
 
 def write_lora(
-    path: Path | str, tensors: StateDict, metadata: Mapping[str, str] | None = None, form: Format = Format.MUSUBI
+    path: Path | str,
+    tensors: Mapping[str, Tensor],
+    metadata: Mapping[str, str] | None = None,
+    form: Format = Format.MUSUBI,
 ) -> None:
-    """Check `tensors` (musubi-tuner's keys) and write them in the given spelling, whole or not at all."""
-    check(tensors, path)
-    spelt, extra = from_musubi(tensors, form)
-    with atomic_path(path) as temporary:
-        save_file({key: tensor.contiguous() for key, tensor in spelt.items()}, temporary, {**(metadata or {}), **extra})
+    """Write a LoRA (keys of any format) as a file of `form`, atomically; the same content gives the same bytes.
+
+    An absent alpha is written out in musubi files (alpha = rank), which diffusers does not load without. Raises
+    UserError for what read_lora would refuse, and writes nothing then.
+    """
+    canonical = convert(tensors, Format.MUSUBI, path)
+    _check(canonical, path)
+    extra: dict[str, str] = {}
+    if form is Format.MUSUBI:
+        canonical = _explicit_alpha(canonical)
+    if form is Format.DIFFUSERS:
+        found = updates(canonical)
+        keys = {module: spell_key(module, Part.ALPHA, Format.MUSUBI) for module in found}
+        alphas = {module: canonical.pop(key) for module, key in keys.items() if key in canonical}
+        extra = metadata_of_alphas(found, alphas)
+    write_tensors(path, convert(canonical, form, path), {**(metadata or {}), **extra})
 
 
-def check(tensors: StateDict, where: object) -> None:
-    """Every linear has down (r, in), up (out, r) and alpha of one rank, finite. Raises UserError with all faults."""
+def _check(tensors: Mapping[str, Tensor], path: Path | str) -> None:
     problems = Problems()
-    for name in modules(tensors):
-        parts = [tensors.get(f"{name}{end}") for end in (".lora_down.weight", ".lora_up.weight", ".alpha")]
-        missing = [e for e, p in zip(("lora_down.weight", "lora_up.weight", "alpha"), parts, strict=True) if p is None]
-        if missing:
-            problems.add(where, f"{name} lacks {', '.join(missing)}", "the file is partial: save or convert it again")
-            continue
-        down, up, alpha = (part for part in parts if part is not None)
-        if down.ndim != 2 or up.ndim != 2 or len(down) != up.shape[1] or alpha.numel() != 1:
-            found = f"down {tuple(down.shape)}, up {tuple(up.shape)}, alpha {tuple(alpha.shape)}"
-            problems.add(where, f"{name}: expected down (r, in), up (out, r) and one alpha, found {found}")
-        if not all(torch.isfinite(part).all() for part in (down, up, alpha)):
-            problems.add(where, f"{name} holds NaN or infinity", "training diverged: lower the learning rate")
+    check_updates(tensors, path, problems)
     problems.raise_if_any()
 
 
-def _check_header(file: Path) -> None:
-    """The first eight bytes of a safetensors file are the length of a JSON header; look before anything is loaded."""
-    if not file.is_file():
-        raise UserError(f"{file}: no such file")
-    size = file.stat().st_size
-    with open(file, "rb") as opened:
-        start = opened.read(8)
-        length = struct.unpack("<Q", start)[0] if len(start) == 8 else size
-        if length > min(HEADER_LIMIT, size):
-            raise UserError(f"{file}: expected a safetensors file with a header of at most {HEADER_LIMIT} bytes")
-        try:
-            json.loads(opened.read(length))
-        except ValueError as error:
-            raise UserError(f"{file}: expected a safetensors file, found a header that is not JSON") from error
+def _modules(tensors: Mapping[str, Tensor]) -> list[Module]:
+    return sorted({parsed[0] for key in tensors if (parsed := parse_key(key, Format.MUSUBI))})
+
+
+def _explicit_alpha(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """With alpha = rank written out where there is none."""
+    stated = {
+        spell_key(module, Part.ALPHA, Format.MUSUBI): torch.tensor(float(update.rank), dtype=update.down.dtype)
+        for module, update in updates(tensors).items()
+    }
+    return {**stated, **tensors}

@@ -1,15 +1,15 @@
 """Alpha in a diffusers file: not a tensor (its loader refuses keys without "lora") but the peft configuration.
 
-diffusers writes and reads it as JSON under `lora_adapter_metadata` (`LoraBaseMixin._save_lora_weights`), with the rank and
-alpha that hold for most modules and patterns for the rest. Beside it we note the type of each alpha tensor, which the
-configuration has no room for; other programs pass over that note.
+diffusers writes and reads it as JSON under `lora_adapter_metadata` (`LoraBaseMixin._save_lora_weights`), with the rank
+and alpha that hold for most modules and patterns for the rest. Beside it we note the type of each alpha tensor, which
+the configuration has no room for; other programs pass over that note.
 """
 
 from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -50,12 +50,10 @@ def metadata_of_alphas(found: Mapping[Module, Update], alphas: Mapping[Module, T
     return config | ({ALPHA_TYPES: json.dumps(types, sort_keys=True)} if types else {})
 
 
-def alphas_from_metadata(
-    path: Path | str, metadata: Mapping[str, str], modules: Mapping[Module, Any]
-) -> dict[str, Tensor]:
+def alphas_from_metadata(path: Path | str, metadata: Mapping[str, str], modules: Iterable[Module]) -> dict[str, Tensor]:
     """The alpha tensors that the metadata of a diffusers file stands for, by diffusers key.
 
-    None for a file without the configuration (alpha = rank). Raises UserError where the scale is not alpha/rank.
+    Empty for a file without the configuration (alpha = rank). Raises UserError where the scale is not alpha/rank.
     """
     if CONFIG not in metadata:
         return {}

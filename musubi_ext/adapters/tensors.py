@@ -43,7 +43,7 @@ def read_header(path: Path | str) -> dict[str, Any]:
 
 
 def read_tensors(path: Path | str) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """All tensors by key (on the CPU, in file order of names) and the metadata. Raises UserError as read_header does."""
+    """All tensors by key, on the CPU, and the metadata. Raises UserError as read_header does."""
     read_header(path)
     try:
         with safetensors.safe_open(str(path), framework="pt", device="cpu") as file:

@@ -30,6 +30,11 @@ class Update:
     def rank(self) -> int:
         return self.down.shape[0]
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(out, in) of the layer."""
+        return self.up.shape[0], self.down.shape[1]
+
     def delta(self) -> Tensor:
         """What is added to the layer's weight at strength 1: float64 (out, in)."""
         return (self.alpha / self.rank) * (self.up.double() @ self.down.double())

@@ -89,18 +89,19 @@ def _count(lora: LoraFile) -> int:
 
 
 def _file_rows(path: Path) -> Iterator[tuple[str, Any]]:
+    from musubi_ext.adapters.updates import updates
     from musubi_ext.storage import sha256
 
     lora = _read(path)
-    downs = {key: tensor for key, tensor in lora.tensors.items() if key.endswith(".lora_down.weight")}
-    alphas = {tensor.item() for key, tensor in lora.tensors.items() if key.endswith(".alpha")}
+    found = updates(lora.tensors).values()
     yield "file", path
     yield "format", lora.format.value
-    yield "linears", len(downs)
-    yield "rank", _listed({len(tensor) for tensor in downs.values()})
-    yield "alpha", _listed(alphas)
-    yield "dtype", _listed({str(tensor.dtype).removeprefix("torch.") for tensor in downs.values()})
-    yield "parameters", f"{sum(tensor.numel() for tensor in lora.tensors.values()):,}"
+    yield "linears", len(found)
+    yield "without effect", sum(not update.has_effect() for update in found)
+    yield "rank", _listed({update.rank for update in found})
+    yield "alpha", _listed({update.alpha for update in found})
+    yield "dtype", _listed({str(update.down.dtype).removeprefix("torch.") for update in found})
+    yield "parameters", f"{sum(update.down.numel() + update.up.numel() for update in found):,}"
     yield "bytes", f"{path.stat().st_size:,}"
     yield "sha256", sha256(path)
     yield from ((f"metadata {key}", value) for key, value in sorted(lora.metadata.items()))

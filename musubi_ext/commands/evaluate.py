@@ -18,9 +18,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of `evaluate`."""
     parser.add_argument("videos", type=Path, metavar="DIR", help="folder of clips: mp4, gif, mov, mkv, webm")
     parser.add_argument("--truth", type=Path, metavar="DIR", help="folder with NAME.npz for each rendered clip NAME")
-    parser.add_argument("--masks", default="color", choices=["color", "truth"],
-                        help="where the subject is: followed by its colour from the first true mask, or as the truth says"
-                             " (for the rendered clips themselves) (%(default)s)")  # fmt: skip
+    parser.add_argument(
+        "--masks",
+        default="color",
+        choices=["color", "truth"],
+        help="the subject: followed by its colour, or the truth's own masks, for rendered clips (%(default)s)",
+    )
     parser.add_argument("--metrics", nargs="+", metavar="NAME", help="only these (default: all)")
     parser.add_argument(
         "-o", "--output", type=Path, required=True, metavar="FILE.json", help="results per clip and metric"

@@ -24,7 +24,7 @@ class Parser(argparse.ArgumentParser):
         return self.verbs
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
-        """Nothing unknown is ever left over. Raises UserError with every unknown flag, then argparse's own complaint."""
+        """Nothing unknown is left over. Raises UserError with every unknown flag, else with argparse's complaint."""
         words = list(args or ())
         problems = self._unknown_verb(words) if self.verbs else self._unknown_flags(words)
         left: list[str] = []

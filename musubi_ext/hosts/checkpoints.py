@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 
 from musubi_ext import __version__
+from musubi_ext.adapters.tensors import read_header
 from musubi_ext.errors import UserError
 from musubi_ext.orbits.config import DatasetConfig
 from musubi_ext.orbits.dataset import OrbitDataset
@@ -86,12 +86,8 @@ def is_finished(path: Path, settings: dict[str, Any]) -> bool:
 
 
 def read_metadata(path: Path) -> dict[str, str]:
-    """The metadata of a safetensors file, empty when the file cannot be read."""
-    try:
-        with safe_open(path, "pt") as file:
-            return dict(file.metadata() or {})
-    except (SafetensorError, OSError):
-        return {}
+    """A safetensors file's metadata. Raises UserError when the file is damaged."""
+    return dict(read_header(path).get("__metadata__", {}))
 
 
 def _difference(found: dict[str, str], settings: dict[str, Any]) -> str:

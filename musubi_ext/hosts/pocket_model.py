@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from musubi_ext.adapters.formats import musubi_module
+from musubi_ext.adapters.formats import Format, convert
 from musubi_ext.errors import UserError
 from musubi_ext.schedule.experts import Expert
 from musubi_ext.storage import sha256
@@ -65,21 +65,22 @@ def add_lora(transformer: Any, rank: int, alpha: float) -> None:
 
 
 def lora_layers(transformer: nn.Module) -> Iterator[tuple[str, nn.Parameter, nn.Parameter, float]]:
-    """(musubi-tuner's layer name, down (rank, in), up (out, rank), alpha) of every adapted linear, in the model's order."""
+    """(module path, down (rank, in), up (out, rank), alpha) of every adapted linear, in the model's order."""
     for name, module in transformer.named_modules():
         if hasattr(module, "lora_A") and _ADAPTER in module.lora_A:
             down, up = module.lora_A[_ADAPTER].weight, module.lora_B[_ADAPTER].weight
-            yield musubi_module(name), down, up, float(module.lora_alpha[_ADAPTER])
+            yield name, down, up, float(module.lora_alpha[_ADAPTER])
 
 
 def lora_state(transformer: nn.Module, dtype: torch.dtype) -> dict[str, Tensor]:
     """The adapter in musubi-tuner's keys: lora_down.weight, lora_up.weight and alpha of each layer, on the CPU."""
     state: dict[str, Tensor] = {}
     for name, down, up, alpha in lora_layers(transformer):
-        state[f"{name}.lora_down.weight"] = down.detach().to("cpu", dtype).contiguous()
-        state[f"{name}.lora_up.weight"] = up.detach().to("cpu", dtype).contiguous()
-        state[f"{name}.alpha"] = torch.tensor(alpha, dtype=dtype)
-    return state
+        path = Format.DIFFUSERS.prefix + name
+        state[f"{path}.lora_A.weight"] = down.detach().to("cpu", dtype, copy=True)
+        state[f"{path}.lora_B.weight"] = up.detach().to("cpu", dtype, copy=True)
+        state[f"{path}.alpha"] = torch.tensor(alpha, dtype=dtype)
+    return convert(state, Format.MUSUBI)
 
 
 def pad_text(states: list[Tensor], length: int) -> Tensor:

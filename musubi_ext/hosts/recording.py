@@ -1,0 +1,65 @@
+"""What a run tells its tracker: settings and data at the start, the files at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from musubi_ext import __version__
+from musubi_ext.hosts.resolve import Plan
+from musubi_ext.hosts.seam import NoTracking, Tracker
+from musubi_ext.schedule.experts import Expert
+
+_NOT_SETTINGS = {"mlflow_tracking_uri", "mlflow_run_name", "mlflow_experiment", "no_mlflow", "dry_run", "config_file"}
+
+
+class Recording:
+    """The pair's run and, through `expert`, a run per expert. `tracking`: a `registry.tracking.PairTracking` or None."""
+
+    def __init__(self, tracking: Any | None) -> None:
+        self._tracking = tracking
+        self._parent: Tracker = tracking or NoTracking()
+        self._plan: Plan | None = None
+
+    @property
+    def run_id(self) -> str | None:
+        """The MLflow run of the pair."""
+        return str(self._tracking.run_id) if self._tracking is not None else None
+
+    def start(self, plan: Plan, settings: Mapping[Expert, Mapping[str, Any]]) -> None:
+        """Record the arguments, the data set and what the pair is for."""
+        self._plan = plan
+        self._parent.log_params({key: value for key, value in vars(plan.args).items() if key not in _NOT_SETTINGS})
+        phase = plan.jobs[0].phase
+        self._parent.set_tags(
+            {"pair": plan.name, "task": plan.task.name, "boundary": phase.boundary, "version": __version__}
+        )
+        if self._tracking is not None:
+            data = str(settings[plan.jobs[0].expert]["data"])
+            self._tracking.log_dataset(plan.data.path.stem, data, plan.data.path)
+            self._parent.log_artifact(plan.data.path, "dataset")
+
+    def expert(self, expert: Expert) -> Tracker:
+        """The run of one expert, with its phase recorded."""
+        tracker: Tracker = self._tracking.expert(expert.value) if self._tracking is not None else NoTracking()
+        job = next(job for job in self._plan.jobs if job.expert is expert) if self._plan else None
+        if job is not None:
+            phase = job.phase
+            tracker.log_params(
+                {
+                    "expert": expert.value,
+                    "timestep_low": phase.low,
+                    "timestep_high": phase.high,
+                    "boundary": phase.boundary,
+                    "dit": job.args.dit,
+                    "rank": job.args.network_dim,
+                    "alpha": job.args.network_alpha,
+                }
+            )
+        return tracker
+
+    def finish(self, files: list[Path]) -> None:
+        """Keep the pair's files with its run."""
+        for file in files:
+            self._parent.log_artifact(file, "pair")

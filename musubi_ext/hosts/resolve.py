@@ -1,0 +1,172 @@
+"""From arguments to work: every check that needs no model, the folders that defaults stand for, the jobs to run."""
+
+from __future__ import annotations
+
+import os
+from argparse import Namespace
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+from musubi_ext.errors import Problems, UserError
+from musubi_ext.hosts.arguments import nearest
+from musubi_ext.hosts.checkpoints import last_name
+from musubi_ext.hosts.optimizers import check_optimizer, key_values
+from musubi_ext.hosts.pocket_model import transformer_folder
+from musubi_ext.orbits.config import DatasetConfig, load_dataset_config
+from musubi_ext.pocket.config import pipeline_path
+from musubi_ext.schedule.experts import Expert, Task, find_task
+from musubi_ext.schedule.plan import Phase, phases
+from musubi_ext.schedule.timesteps import density
+
+NETWORK_MODULES = ("networks.lora_wan", "musubi_tuner.networks.lora_wan")
+NETWORK_ARGS = ("loraplus_lr_ratio",)
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One expert's training: its phase, and arguments that are its own (`dit`, `t5` and `output_name` resolved)."""
+
+    phase: Phase
+    args: Namespace
+    data: DatasetConfig
+
+    @property
+    def expert(self) -> Expert:
+        """Whose adapter this makes."""
+        return self.phase.expert
+
+    @property
+    def path(self) -> Path:
+        """The finished adapter."""
+        return Path(self.args.output_dir) / last_name(self.phase.output_name)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A checked command: what to train and with what."""
+
+    args: Namespace
+    task: Task
+    name: str  # of the pair
+    data: DatasetConfig
+    pipeline: Path  # folder of the VAE and the text encoder
+    jobs: tuple[Job, ...]
+
+
+def resolve(args: Namespace) -> Plan:
+    """Check `args` and find every folder. Raises UserError with everything that is wrong, before anything is loaded."""
+    problems = Problems()
+    task = find_task(args.task)
+    _check_flags(args, problems)
+    data = _collect(problems, lambda: load_dataset_config(args.dataset_config))
+    pipeline = _collect(problems, lambda: _pipeline(args))
+    name = args.pair_name or args.output_name
+    options = _plan_options(args, name)
+    planned = _collect(problems, lambda: phases(options)) or []
+    folders = [_collect(problems, lambda p=phase: transformer_folder(p.dit, p.expert)) for phase in planned]  # type: ignore[misc]
+    problems.raise_if_any()
+    assert data is not None and pipeline is not None  # the problems would have been raised
+    jobs = tuple(
+        Job(phase, _own(args, phase, folder, pipeline), data) for phase, folder in zip(planned, folders, strict=True)
+    )
+    return Plan(args, task, name, data, pipeline, jobs)
+
+
+def _plan_options(args: Namespace, name: str) -> Any:
+    """The arguments in the words of `schedule.plan.PlanOptions`."""
+    default = _whole_pipeline(args) or pipeline_path()
+    options = Namespace(**vars(args))
+    options.output_name = name
+    options.experts = args.experts if args.experts in ("high", "low") else "both"
+    options.dit = str(args.dit or default)
+    options.dit_high_noise = str(args.dit_high_noise or default)
+    if args.full_range:
+        options.min_timestep, options.max_timestep = 0.0, 1000.0
+    return options
+
+
+def _own(args: Namespace, phase: Phase, folder: Path | None, pipeline: Path) -> Namespace:
+    own = Namespace(**vars(args))
+    own.dit, own.t5, own.output_name, own.output_dir = str(folder), str(pipeline), phase.output_name, str(args.output_dir)
+    return own
+
+
+def _whole_pipeline(args: Namespace) -> Path | None:
+    """The first of the given model folders that is a whole pipeline: everything not named comes from it."""
+    given = (args.dit, args.dit_high_noise, args.vae, args.t5)
+    return next((path for path in given if path is not None and (path / "model_index.json").is_file()), None)
+
+
+def _pipeline(args: Namespace) -> Path:
+    """The pipeline folder with VAE and text encoder; `--vae P/vae` and `--t5 P/text_encoder` mean P as well."""
+    given = {flag: _root(flag, path) for flag, path in (("--vae", args.vae), ("--t5", args.t5)) if path is not None}
+    if len({path.resolve() for path in given.values()}) > 1:
+        raise UserError(
+            f"--vae {args.vae}, --t5 {args.t5}: expected one pipeline folder, found two (name one of them only)"
+        )
+    return next(iter(given.values()), None) or _whole_pipeline(args) or pipeline_path()
+
+
+def _root(flag: str, path: Path) -> Path:
+    for folder in (path, path.parent):
+        if (folder / "model_index.json").is_file():
+            return folder
+    raise UserError(f"{flag} {path}: expected a diffusers pipeline folder, found none")
+
+
+def _check_flags(args: Namespace, problems: Problems) -> None:
+    check_optimizer(args, problems)
+    if args.network_module not in NETWORK_MODULES:
+        problems.add("--network_module", f"expected {NETWORK_MODULES[0]}, found {args.network_module}")
+    options = _collect(problems, lambda: key_values("--network_args", args.network_args)) or {}
+    for key in options:
+        if key not in NETWORK_ARGS:
+            problems.add(f"--network_args {key}", "the pocket host has no such option", nearest(key, NETWORK_ARGS))
+    if args.weighting_scheme in ("logit_normal", "mode"):
+        fix = f"use --timestep_sampling {'logit_normal' if args.weighting_scheme == 'logit_normal' else 'shift'}"
+        problems.add(f"--weighting_scheme {args.weighting_scheme}", "changes only --timestep_sampling sigma", fix)
+    _collect(problems, lambda: _density(args))
+    if args.full_range and (args.min_timestep is not None or args.max_timestep is not None):
+        problems.add("--full_range", "contradicts --min_timestep and --max_timestep", "leave one of them out")
+    if args.mixed_precision == "fp16" and not torch.cuda.is_available():
+        problems.add("--mixed_precision fp16", "needs a CUDA device, found none", "use bf16 or no")
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        problems.add("accelerate launch", "the pocket host trains in one process", "add --num_processes 1")
+    _check_numbers(args, problems)
+
+
+def _density(args: Namespace) -> None:
+    """Raises UserError for an unknown `--timestep_sampling` or parameters that no density has."""
+    density(
+        args.timestep_sampling,
+        shift=args.discrete_flow_shift,
+        sigmoid_scale=args.sigmoid_scale,
+        logit_mean=args.logit_mean,
+        logit_std=args.logit_std,
+        latent_hw=(8, 8),
+    )
+
+
+def _check_numbers(args: Namespace, problems: Problems) -> None:
+    least = {"network_dim": 1, "gradient_accumulation_steps": 1, "lr_scheduler_num_cycles": 1}
+    least |= {"network_alpha": 0, "max_grad_norm": 0, "lr_warmup_steps": 0, "learning_rate": 0, "seed": 0}
+    least |= {"validate_every_n_steps": 0, "max_data_loader_n_workers": 0}
+    for name in ("save_every_n_epochs", "save_every_n_steps"):
+        least |= {name: 1} if getattr(args, name) is not None else {}
+    for name, bound in least.items():
+        if not bound <= getattr(args, name) < 2**32:
+            problems.add(f"--{name}", f"expected at least {bound}, found {getattr(args, name)}")
+
+
+def _collect(problems: Problems, action: Callable[[], T]) -> T | None:
+    """What `action` returns; None, with its problems recorded, when it raises UserError."""
+    try:
+        return action()
+    except UserError as error:
+        problems.found += error.problems
+        return None
