@@ -66,7 +66,7 @@ def run(argv: Sequence[str], console: Console) -> AdapterPair | None:
 
 def train(plan: Plan, console: Console) -> AdapterPair | None:
     """Cache, train what is not finished, assemble the pair. As `run`."""
-    from musubi_ext.hosts.assembly import assemble, both_halves, settings_of
+    from musubi_ext.hosts.assembly import assemble, both_halves, existing, settings_of
     from musubi_ext.hosts.checkpoints import is_finished, run_metadata
     from musubi_ext.hosts.phases import run_in_turn
     from musubi_ext.hosts.side_by_side import run_side_by_side
@@ -76,8 +76,10 @@ def train(plan: Plan, console: Console) -> AdapterPair | None:
     settings = {job.expert: settings_of(job) for job in plan.jobs}
     finished = [job for job in plan.jobs if not plan.args.overwrite and is_finished(job.path, settings[job.expert])]
     for job in finished:
-        console.print(f"{job.expert.value}-noise expert: finished, kept as it is ({job.path})", highlight=False)
+        _say(console, f"{job.expert.value}-noise expert: finished, kept as it is ({job.path})")
     jobs = [job for job in plan.jobs if job not in finished]
+    if not jobs and (pair := existing(plan)) is not None:
+        return pair
     metadata = {job.expert: run_metadata(settings[job.expert]) for job in jobs}
     with _recording(plan, console) as recording:
         recording.start(plan, settings)
@@ -85,11 +87,12 @@ def train(plan: Plan, console: Console) -> AdapterPair | None:
         (run_side_by_side if together else run_in_turn)(jobs, metadata, recording.expert, console)
         halves, reason = both_halves(plan)
         if not halves:
-            console.print(f"trained: {', '.join(str(job.path) for job in plan.jobs)}; no pair: {reason}", highlight=False)
+            trained = ", ".join(str(job.path) for job in plan.jobs)
+            _say(console, f"trained: {trained}; no pair yet: {reason}")
             return None
         pair = assemble(plan, halves, recording.run_id)
         recording.finish(list(pair.files().values()))
-    console.print(f"pair: {pair.path}", highlight=False)
+    _say(console, f"pair: {pair.path}")
     return pair
 
 
@@ -107,7 +110,11 @@ def _recording(plan: Plan, console: Console) -> Iterator[Recording]:
     name = args.mlflow_run_name or plan.name
     with PairTracking(args.mlflow_tracking_uri, experiment=args.mlflow_experiment, run_name=name) as tracking:
         yield Recording(tracking)
-    console.print(f"tracked: {tracking.where()}", highlight=False, markup=False)
+    _say(console, f"tracked: {tracking.where()}")
+
+
+def _say(console: Console, line: str) -> None:
+    console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

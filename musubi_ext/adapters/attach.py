@@ -7,6 +7,7 @@ strength·(alpha/rank)·up @ down; diffusers' conversion would fold alpha/rank i
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -58,7 +59,7 @@ def detach(pipeline: Any, adapter_name: str) -> None:
         model: Any = getattr(pipeline, expert.component, None)
         if adapter_name in getattr(model, "peft_config", {}):
             model.delete_adapters(adapter_name)
-            if not model.peft_config:
+            if not getattr(model, "peft_config", None):
                 model.unload_lora()
 
 
@@ -135,14 +136,17 @@ def _load(
     model = getattr(pipeline, expert.component)
     dtype = model.dtype if model.dtype in _COMPUTED_IN else None
     matrices = {key: tensor for key, tensor in convert(weights, Format.DIFFUSERS).items() if not key.endswith(".alpha")}
-    pipeline.load_lora_into_transformer(
-        {key: tensor.to(model.device, dtype, copy=True) for key, tensor in matrices.items()},
-        transformer=model,
-        adapter_name=adapter_name,
-        metadata=peft_config(found),
-        _pipeline=pipeline,
-        low_cpu_mem_usage=True,  # else peft fills the matrices with random numbers first, from the global generator
-    )
+    with warnings.catch_warnings():
+        # An adapter beside another one is what was asked for.
+        warnings.filterwarnings("ignore", "Already found a `peft_config`", UserWarning)
+        pipeline.load_lora_into_transformer(
+            {key: tensor.to(model.device, dtype, copy=True) for key, tensor in matrices.items()},
+            transformer=model,
+            adapter_name=adapter_name,
+            metadata=peft_config(found),
+            _pipeline=pipeline,
+            low_cpu_mem_usage=True,  # else peft fills the matrices with random numbers first, from the global generator
+        )
 
 
 def _activate(model: nn.Module, adapter_name: str, strength: float) -> dict[str, Any]:

@@ -46,8 +46,7 @@ def metadata_of_alphas(found: Mapping[Module, Update], alphas: Mapping[Module, T
         module.diffusers: [str(tensor.dtype).removeprefix("torch."), list(tensor.shape)]
         for module, tensor in sorted(alphas.items())
     }
-    config = {CONFIG: json.dumps(peft_config(found), sort_keys=True)}
-    return config | ({ALPHA_TYPES: json.dumps(types, sort_keys=True)} if types else {})
+    return {CONFIG: json.dumps(peft_config(found), sort_keys=True), ALPHA_TYPES: json.dumps(types, sort_keys=True)}
 
 
 def alphas_from_metadata(path: Path | str, metadata: Mapping[str, str], modules: Iterable[Module]) -> dict[str, Tensor]:
@@ -57,7 +56,8 @@ def alphas_from_metadata(path: Path | str, metadata: Mapping[str, str], modules:
     """
     if CONFIG not in metadata:
         return {}
-    config, types = _read(path, metadata[CONFIG], CONFIG), _read(path, metadata.get(ALPHA_TYPES, "{}"), ALPHA_TYPES)
+    config = _read(path, metadata[CONFIG], CONFIG)
+    types = _read(path, metadata[ALPHA_TYPES], ALPHA_TYPES) if ALPHA_TYPES in metadata else None
     config = {name.removeprefix(_PREFIX): value for name, value in config.items()}
     for scheme in ("use_rslora", "use_dora"):
         if config.get(scheme):
@@ -65,9 +65,9 @@ def alphas_from_metadata(path: Path | str, metadata: Mapping[str, str], modules:
     pattern = config.get("alpha_pattern") or {}
     found = {}
     for module in modules:
-        if types and module.diffusers not in types:
+        if types is not None and module.diffusers not in types:
             continue  # had no alpha when it was written
-        dtype, shape = types.get(module.diffusers, ["float32", []])
+        dtype, shape = types[module.diffusers] if types is not None else ("float32", [])
         value = pattern.get(module.diffusers, config.get("lora_alpha"))
         if not isinstance(value, (int, float)) or not isinstance(getattr(torch, dtype, None), torch.dtype):
             raise UserError(f"{path}: metadata {CONFIG}: no alpha for {module.diffusers}")

@@ -17,22 +17,18 @@ CHUNK = 2  # clips a job: directions alternate from the first clip of a call on,
 def render_clips(demo: Demo) -> None:
     """Training clips; those that an interrupted demo left are kept."""
     chunk = partial(_render_clips, demo.layout.clips)
-    _render(demo, chunk, demo.layout.clips, demo.options.clips)
+    _render(demo, chunk, demo.options.clips)
 
 
 def render_scenes(demo: Demo) -> None:
     """Held-out scenes, each with views all around, against which swept angles are measured."""
     chunk = partial(_render_scenes, demo.layout.scenes)
-    _render(demo, chunk, demo.layout.scenes, demo.options.scenes)
+    _render(demo, chunk, demo.options.scenes)
 
 
-def _render(demo: Demo, chunk: partial[list[Path]], folder: Path, count: int) -> None:
+def _render(demo: Demo, chunk: partial[list[Path]], count: int) -> None:
     jobs = [(start, min(CHUNK, count - start)) for start in range(0, count, CHUNK)]
-    written = [path for paths in spread(chunk, jobs, "rendering", demo.console) for path in paths]
-    names = {path.stem for path in written}
-    for path in folder.iterdir():  # clips of an earlier, larger demo
-        if path.stem not in names:
-            path.unlink()
+    spread(chunk, jobs, "rendering", demo.console)
 
 
 def _render_clips(folder: Path, job: tuple[int, int]) -> list[Path]:
@@ -42,6 +38,4 @@ def _render_clips(folder: Path, job: tuple[int, int]) -> list[Path]:
 
 def _render_scenes(folder: Path, job: tuple[int, int]) -> list[Path]:
     start, count = job
-    return write_dataset(
-        folder, count, domain="orbit", seed=SCENE_SEED + start, family="heldout", with_sweep=True
-    )
+    return write_dataset(folder, count, domain="orbit", seed=SCENE_SEED + start, family="heldout", with_sweep=True)

@@ -19,7 +19,7 @@ _HIGHEST = {"seed": 2**31 - 1, "scenes": 10_000, "clips": 10_000, "steps": 100_0
 
 @dataclass(frozen=True)
 class Options:
-    """The demo's numbers. `seed` is that of training and of the videos; clips and scenes are the same for every seed."""
+    """The demo's numbers. `seed` is that of training and of the videos; clips and scenes are the same for all."""
 
     seed: int = 42
     scenes: int = 24
@@ -110,6 +110,11 @@ class Layout:
         return self.root / "summary.json"
 
     @property
+    def database(self) -> Path:
+        """MLflow's runs and registered models."""
+        return self.root / "mlflow.db"
+
+    @property
     def tracking_uri(self) -> str:
         """MLflow's store, artifacts beside it in `mlartifacts`."""
-        return f"sqlite:///{(self.root / 'mlflow.db').absolute().as_posix()}"
+        return f"sqlite:///{self.database.absolute().as_posix()}"

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +32,9 @@ class Demo:
 class Stage:
     """One link of the chain.
 
-    `after` names the stages whose outputs it reads, `inputs` gives the option values it depends on itself, `outputs`
-    the files and folders that must be there for it to count as finished.
+    `after` names the stages whose outputs it reads, `inputs` gives the option values it depends on itself. `outputs` and
+    `store` must be there for it to count as finished; before it runs for other inputs, what it had put into `outputs` is
+    removed, while `store` also keeps what belongs to others.
     """
 
     name: str
@@ -40,13 +43,15 @@ class Stage:
     inputs: Callable[[Options], Mapping[str, Any]]
     outputs: Callable[[Layout], tuple[Path, ...]]
     run: Callable[[Demo], None]
+    store: Callable[[Layout], tuple[Path, ...]] = lambda _: ()
 
 
 def keys(stages: Sequence[Stage], options: Options) -> dict[str, str]:
-    """Stage → SHA-256 of all that decides its outputs: our version, its option values, the keys it builds on."""
+    """Stage → SHA-256 of all that decides its outputs: versions, its option values, the keys it builds on."""
+    made_with = [__version__, version("torch"), version("diffusers")]
     found: dict[str, str] = {}
     for stage in stages:
-        inputs = [stage.name, __version__, dict(stage.inputs(options)), [found[name] for name in stage.after]]
+        inputs = [stage.name, made_with, dict(stage.inputs(options)), [found[name] for name in stage.after]]
         found[stage.name] = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
     return found
 
@@ -56,39 +61,60 @@ def finished(stages: Sequence[Stage], demo: Demo) -> dict[str, float]:
     wanted, done = keys(stages, demo.options), dict[str, float]()
     for stage in stages:
         stamp = read_stamp(demo.layout, stage.name)
-        complete = all(path.exists() for path in stage.outputs(demo.layout))
-        if stamp.get("key") == wanted[stage.name] and complete and all(name in done for name in stage.after):
+        complete = all(path.exists() for path in (*stage.outputs(demo.layout), *stage.store(demo.layout)))
+        ended_well = stamp.get("key") == wanted[stage.name] and "seconds" in stamp
+        if ended_well and complete and all(name in done for name in stage.after):
             done[stage.name] = float(stamp["seconds"])
     return done
 
 
 def run_stages(stages: Sequence[Stage], demo: Demo) -> None:
-    """Run what is not finished, in order; each stamp is written when its stage has ended well."""
+    """Run what is not finished, in order; each stage is stamped when it has ended well."""
     wanted, done = keys(stages, demo.options), finished(stages, demo)
     for stage in stages:
-        if stage.name not in done:  # also the stamps of later stages: interrupted now, they must not count as finished
-            _stamp_path(demo.layout, stage.name).unlink(missing_ok=True)
+        stamp = read_stamp(demo.layout, stage.name)
+        if stage.name not in done and "seconds" in stamp:  # stopped before its turn, it must not count as finished
+            write_json(stamp_path(demo.layout, stage.name), {"stage": stage.name, "key": stamp.get("key")})
     for number, stage in enumerate(stages, start=1):
         title = f"\\[{number}/{len(stages)}] [bold]{stage.name}[/bold]: {stage.what(demo.options)}"
         if stage.name in done:
             demo.console.print(f"{title} - done before ({done[stage.name]:.1f} s)", highlight=False)
             continue
         demo.console.print(title, highlight=False)
-        started = time.perf_counter()
-        stage.run(demo)
-        seconds = time.perf_counter() - started
-        write_json(_stamp_path(demo.layout, stage.name), {"stage": stage.name, "key": wanted[stage.name],
-                                                          "seconds": round(seconds, 3)})  # fmt: skip
+        seconds = _run(stage, wanted[stage.name], demo)
         demo.console.print(f"      {seconds:.1f} s", highlight=False)
 
 
+def _run(stage: Stage, key: str, demo: Demo) -> float:
+    stamp = {"stage": stage.name, "key": key}
+    path = stamp_path(demo.layout, stage.name)
+    if read_stamp(demo.layout, stage.name).get("key") != key:
+        for output in stage.outputs(demo.layout):
+            remove(output)
+    write_json(path, stamp)  # begun: what an interruption leaves behind belongs to this key
+    started = time.perf_counter()
+    stage.run(demo)
+    seconds = time.perf_counter() - started
+    write_json(path, {**stamp, "seconds": round(seconds, 3)})
+    return seconds
+
+
 def read_stamp(layout: Layout, name: str) -> dict[str, Any]:
-    """The stamp of a stage; empty when there is none, or none that can be read."""
+    """The stamp of a stage, with `seconds` if it has ended; empty when there is none, or none that can be read."""
     try:
-        return dict(json.loads(_stamp_path(layout, name).read_text(encoding="utf-8")))
+        return dict(json.loads(stamp_path(layout, name).read_text(encoding="utf-8")))
     except (FileNotFoundError, json.JSONDecodeError):
         return {}
 
 
-def _stamp_path(layout: Layout, name: str) -> Path:
+def stamp_path(layout: Layout, name: str) -> Path:
+    """Where a stage's stamp lies."""
     return layout.stamps / f"{name}.json"
+
+
+def remove(path: Path) -> None:
+    """A file or a folder, if it is there; of a link only the link."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -47,15 +46,15 @@ def scene_files(folder: Path) -> list[Path]:
 def generate(demo: Demo) -> None:
     """Fill `videos`: mp4 to look at, npz to measure, and the seconds that each video took."""
     options, layout = demo.options, demo.layout
-    if layout.videos.exists():
-        shutil.rmtree(layout.videos)  # of other options
     base = base_folder(options).absolute()
     jobs = [
         SceneJob(truth, base, layout.pair, layout.videos, options.seed + index, options.sampler_steps)
         for index, truth in enumerate(scene_files(layout.scenes))
     ]
     seconds = spread(film, jobs, "generating", demo.console)
-    write_json(layout.videos / "seconds.json", {job.truth.stem: taken for job, taken in zip(jobs, seconds, strict=True)})
+    write_json(
+        layout.videos / "seconds.json", {job.truth.stem: taken for job, taken in zip(jobs, seconds, strict=True)}
+    )
 
 
 def film(job: SceneJob) -> dict[str, float]:
@@ -72,7 +71,8 @@ def film(job: SceneJob) -> dict[str, float]:
     for name, video in made.items():
         video.save(job.out / f"{job.truth.stem}_{name}.mp4")
     with atomic_path(job.out / job.truth.name) as temporary:
-        np.savez_compressed(temporary, truth=truth_through_vae, **{name: video.frames for name, video in made.items()})
+        base, pair = made["base"].frames, made["pair"].frames
+        np.savez_compressed(temporary, truth=truth_through_vae, base=base, pair=pair)
     return {name: round(video.seconds, 4) for name, video in made.items()}
 
 

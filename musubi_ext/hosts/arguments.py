@@ -15,7 +15,9 @@ import toml
 
 from musubi_ext.errors import Problems, UserError
 from musubi_ext.hosts.refused import REFUSED
+from musubi_ext.schedule.experts import find_task
 
+POCKET = "pocket-i2v"  # the task of the embedded host
 REQUIRED = ("dataset_config", "output_dir", "output_name")
 EXPERTS = ("high,low", "low,high", "high", "low")
 
@@ -53,7 +55,7 @@ def build_parser() -> Parser:
 def _add_model(parser: Parser) -> None:
     group = parser.add_argument_group("model and data")
     group.add_argument("--config_file", type=Path, help="TOML of flags, tables flattened; the command line wins")
-    group.add_argument("--task", default="pocket-i2v", help="which Wan to train: pocket-i2v")
+    group.add_argument("--task", default=POCKET, help="which Wan to train: pocket-i2v")
     group.add_argument("--dataset_config", type=Path, help="dataset TOML (required)")
     group.add_argument("--dit", type=Path, help="low-noise expert: folder of a diffusers transformer or pipeline")
     group.add_argument("--dit_high_noise", type=Path, help="high-noise expert: the same")
@@ -160,6 +162,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     except UserError as error:
         problems.found += error.problems
         raise UserError(problems.found) from error
+    _check_task(args.task)
     _find_refused(args, problems)
     for name in REQUIRED:
         if not getattr(args, name):
@@ -168,6 +171,14 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     for name in REFUSED:
         delattr(args, name)
     return args
+
+
+def _check_task(name: str) -> None:
+    if find_task(name).name != POCKET:
+        raise UserError(
+            f"--task {name}: needs the musubi-tuner host, which this version of musubi-ext does not include"
+            f" (train with --task {POCKET})"
+        )
 
 
 def _find_unknown(parser: Parser, words: Sequence[str], problems: Problems) -> None:

@@ -14,7 +14,7 @@ import torch
 
 from musubi_ext import __version__
 from musubi_ext.adapters.files import read_lora
-from musubi_ext.adapters.manifest import transformer_shape
+from musubi_ext.adapters.manifest import SUFFIX, transformer_shape
 from musubi_ext.adapters.pair import AdapterPair
 from musubi_ext.errors import UserError
 from musubi_ext.hosts.checkpoints import VALIDATION, is_finished, run_settings
@@ -44,6 +44,12 @@ def both_halves(plan: Plan) -> tuple[Sequence[Job], str]:
     except UserError as error:
         return (), str(error)
     return ((), f"{missing[0]} is not there yet") if missing else (jobs, "")
+
+
+def existing(plan: Plan) -> AdapterPair | None:
+    """The pair that is there already, its files verified; None where there is no manifest."""
+    path = Path(plan.args.output_dir) / f"{plan.name}{SUFFIX}"
+    return AdapterPair.load(path) if path.is_file() else None
 
 
 def assemble(plan: Plan, jobs: Sequence[Job], run_id: str | None) -> AdapterPair:

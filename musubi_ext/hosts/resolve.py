@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from argparse import Namespace
 from collections.abc import Callable
@@ -159,8 +160,11 @@ def _check_numbers(args: Namespace, problems: Problems) -> None:
     for name in ("save_every_n_epochs", "save_every_n_steps"):
         least |= {name: 1} if getattr(args, name) is not None else {}
     for name, bound in least.items():
-        if not bound <= getattr(args, name) < 2**32:
-            problems.add(f"--{name}", f"expected at least {bound}, found {getattr(args, name)}")
+        value = getattr(args, name)
+        if not (bound <= value and math.isfinite(value)):
+            problems.add(f"--{name}", f"expected at least {bound}, found {value}")
+    if args.seed >= 2**32:
+        problems.add("--seed", f"expected less than {2**32}, found {args.seed}")
 
 
 def _collect(problems: Problems, action: Callable[[], T]) -> T | None:

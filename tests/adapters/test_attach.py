@@ -1,4 +1,4 @@
-"""A pair in a real diffusers pipeline: the same as merging it, gone without a trace, refused when it does not belong."""
+"""A pair in a real diffusers pipeline: like merging it, gone without a trace, refused when it does not belong."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import lora, predict
+from tiny_lora import lora, predict
 
 from musubi_ext.adapters.files import write_lora
 from musubi_ext.adapters.keys import LINEARS
@@ -79,10 +79,8 @@ def test_removed_is_bit_exact(pipeline: Any, folder: Path) -> None:
 
 def test_other_adapters_stay_active(pipeline: Any, folder: Path, tmp_path: Path) -> None:
     """A few-step LoRA stays on beneath the pair, as Circle-Rotate's inference has it; removing leaves it as it was."""
-    steps = lora(5, names=("self_attn.q", "cross_attn.k"))
-    write_lora(tmp_path / "steps.safetensors", lora(5), None)
+    write_lora(tmp_path / "steps.safetensors", lora(5))
     pipeline.load_lora_weights(tmp_path, weight_name="steps.safetensors", adapter_name="steps")
-    assert steps.keys() <= lora(5).keys()
     alone = predict(pipeline.transformer)
     bare = copy.deepcopy(pipeline.transformer)
     bare.unload_lora()

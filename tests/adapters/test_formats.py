@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import lora, predict
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny_lora import lora, predict
 from torch import Tensor
 
 from musubi_ext.adapters.files import read_lora, write_lora

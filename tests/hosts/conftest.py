@@ -1,4 +1,4 @@
-"""One rendered, cached data set and one random pocket pipeline for all tests of the hosts."""
+"""One small cached data set for all tests of the hosts, and the words and jobs that train on it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from musubi_ext.hosts.arguments import parse
 from musubi_ext.hosts.resolve import Job, resolve
 from musubi_ext.orbits.cache import cache_dataset
 from musubi_ext.orbits.config import load_dataset_config
-from musubi_ext.pocket.config import random_pipeline
 from musubi_ext.video import write_mp4
 
 TOML = """
@@ -27,14 +26,12 @@ target_frames = [5]
 [orbit]
 holdout = 0.2
 """
-Arguments = Callable[..., list[str]]
 
 
 @pytest.fixture(scope="session")
-def workshop(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with `pipeline/`, five cached clips (one held out) and `data.toml`."""
+def workshop(tmp_path_factory: pytest.TempPathFactory, tiny_pipeline: Path) -> Path:
+    """A folder with five cached clips of five frames, one of them held out, and `data.toml`."""
     folder = tmp_path_factory.mktemp("workshop")
-    random_pipeline(folder / "pipeline")
     (folder / "clips").mkdir()
     generator = torch.Generator().manual_seed(0)
     for index in range(5):
@@ -44,18 +41,18 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / "clips" / f"clip_{index}.txt").write_text("camera circles right to left, a red car")
     config = folder / "data.toml"
     config.write_text(TOML.format(clips=folder / "clips", cache=folder / "cache"))
-    cache_dataset(load_dataset_config(config), folder / "pipeline", progress=False)
+    cache_dataset(load_dataset_config(config), tiny_pipeline, progress=False)
     return folder
 
 
-@pytest.fixture
-def argv(workshop: Path, tmp_path: Path) -> Arguments:
-    """A short training of the workshop's data into `tmp_path / "out"`; further words are appended."""
+@pytest.fixture(scope="session")
+def words_of(workshop: Path, tiny_pipeline: Path) -> Callable[..., list[str]]:
+    """The command line of three updates into a folder; further words are appended."""
 
-    def build(*words: str) -> list[str]:
+    def build(out: Path, *words: str) -> list[str]:
         return [
-            *("--dataset_config", str(workshop / "data.toml"), "--dit", str(workshop / "pipeline")),
-            *("--output_dir", str(tmp_path / "out"), "--output_name", "orbit", "--network_dim", "4"),
+            *("--dataset_config", str(workshop / "data.toml"), "--dit", str(tiny_pipeline)),
+            *("--output_dir", str(out), "--output_name", "orbit", "--network_dim", "4"),
             *("--max_train_steps", "3", "--no_mlflow", *words),
         ]
 
@@ -63,7 +60,13 @@ def argv(workshop: Path, tmp_path: Path) -> Arguments:
 
 
 @pytest.fixture
-def job(argv: Arguments) -> Callable[..., Job]:
+def argv(words_of: Callable[..., list[str]], tmp_path: Path) -> Callable[..., list[str]]:
+    """`words_of` into `tmp_path / "out"`."""
+    return lambda *words: words_of(tmp_path / "out", *words)
+
+
+@pytest.fixture
+def job(argv: Callable[..., list[str]]) -> Callable[..., Job]:
     """The job of the high expert for some further words."""
 
     def build(*words: str) -> Job:

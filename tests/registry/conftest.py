@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from musubi_ext.adapters.pair import AdapterPair
 
+from musubi_ext.adapters.pair import AdapterPair
 from musubi_ext.pocket.config import TINY
 
 

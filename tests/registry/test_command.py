@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from musubi_ext.adapters.pair import AdapterPair
 
+from musubi_ext.adapters.pair import AdapterPair
 from musubi_ext.errors import UserError
 from musubi_ext.registry.command import add_arguments, run
 from musubi_ext.registry.store import connect

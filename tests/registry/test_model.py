@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from musubi_ext.adapters.pair import AdapterPair
 
+from musubi_ext.adapters.pair import AdapterPair
 from musubi_ext.errors import UserError
 from musubi_ext.registry.model import load_pair, register_pair
 from musubi_ext.registry.promotion import set_candidate

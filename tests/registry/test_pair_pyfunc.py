@@ -10,9 +10,9 @@ import mlflow.artifacts
 import numpy as np
 import pandas
 import pytest
-from musubi_ext.adapters.pair import AdapterPair
 from PIL import Image
 
+from musubi_ext.adapters.pair import AdapterPair
 from musubi_ext.errors import UserError
 from musubi_ext.generation.circle_rotate import CircleRotate
 from musubi_ext.pocket.config import random_pipeline
@@ -60,6 +60,8 @@ def test_version_makes_the_video_that_the_pair_makes(model_folder: Path, pair: A
     given = {"steps": 2, "frames": 5, "size": (32, 32), "seed": 3}
     CircleRotate(base, pair)(first, "camera circles right to left", **given).save(expected)
     np.testing.assert_array_equal(frames, read_video(expected)[0])
+    alone = CircleRotate(base)(first, "camera circles right to left", **given)
+    assert np.abs(frames.astype(int) - alone.frames).mean() > 1  # the adapters were really in the experts
 
     with pytest.raises(UserError, match="not a readable PNG"):
         model.predict(table.assign(first=base64.b64encode(b"<svg/>").decode()))
