@@ -17,6 +17,7 @@ from rich.console import Console
 
 from musubi_ext.errors import UserError
 from musubi_ext.hosts.arguments import parse
+from musubi_ext.hosts.endings import TrainingFailed, terminable
 
 if TYPE_CHECKING:
     from musubi_ext.adapters.pair import AdapterPair
@@ -28,8 +29,6 @@ INTERRUPTED = 130  # what a shell reports for Ctrl-C
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
-    from musubi_ext.hosts.phases import TrainingFailed, terminable
-
     console = Console(stderr=True)
     try:
         with terminable():

@@ -90,7 +90,8 @@ def test_import_loads_no_framework(module: str) -> None:
 
 
 def test_import_takes_less_than_a_tenth_of_a_second() -> None:
-    code = "import time; a = time.perf_counter(); import musubi_ext; print(time.perf_counter() - a)"
+    # Processor time: what other processes on the machine do does not count.
+    code = "import time; a = time.process_time(); import musubi_ext; print(time.process_time() - a)"
     runs = [subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True) for _ in range(5)]
     assert min(float(run.stdout) for run in runs) < 0.1
 

@@ -47,8 +47,10 @@ def attach(
     with ExitStack() as undo:
         undo.callback(detach, pipeline, adapter_name)
         for expert in Expert:
+            model = getattr(pipeline, expert.component)
+            others = _active(model)
             _load(pipeline, expert, weights[expert], found[expert], adapter_name)
-            layers = _activate(getattr(pipeline, expert.component), adapter_name, strengths[expert])
+            layers = _activate(model, others, adapter_name, strengths[expert])
             _check_loaded(found[expert], layers, manifest, expert)
         undo.pop_all()
 
@@ -149,27 +151,36 @@ def _load(
         )
 
 
-def _activate(model: nn.Module, adapter_name: str, strength: float) -> dict[str, Any]:
-    """Switch the adapter on at its strength; peft leaves a second one off. Returns its layers by path."""
-    layers: dict[str, Any] = {}
+def _active(model: nn.Module) -> dict[str, list[str]]:
+    """The adapters that are switched on, by layer."""
+    return {
+        name: list(layer.active_adapters) for name, layer in model.named_modules() if isinstance(layer, BaseTunerLayer)
+    }
+
+
+def _activate(model: nn.Module, others: Mapping[str, list[str]], adapter_name: str, strength: float) -> set[str]:
+    """Switch the adapter on beside the others, which loading it switched off. Returns the paths of its layers."""
+    adapted = set()
     for name, layer in model.named_modules():
-        if isinstance(layer, BaseTunerLayer) and adapter_name in getattr(layer, "lora_A", {}):
-            others = [active for active in layer.active_adapters if active != adapter_name]
-            layer.set_adapter([*others, adapter_name], inference_mode=True)
+        if not isinstance(layer, BaseTunerLayer):
+            continue
+        own = adapter_name in layer.lora_A
+        layer.set_adapter([*others.get(name, []), *([adapter_name] if own else [])], inference_mode=True)
+        if own:
             layer.set_scale(adapter_name, strength)
-            layers[name] = layer
-    return layers
+            adapted.add(name)
+    return adapted
 
 
 def _check_loaded(
-    found: Mapping[Module, Update], layers: Mapping[str, Any], manifest: Mapping[str, Any], expert: Expert
+    found: Mapping[Module, Update], layers: set[str], manifest: Mapping[str, Any], expert: Expert
 ) -> None:
     """Every update has its layer and no other layer was touched: diffusers only logs what it passed over."""
     problems = Problems()
     where = f"pair {manifest['name']}, {expert.value}-noise expert"
     expected = {module.diffusers for module in found}
-    if missing := sorted(expected - layers.keys()):
+    if missing := sorted(expected - layers):
         problems.add(where, f"not loaded: {listed(missing)}")
-    if extra := sorted(layers.keys() - expected):
+    if extra := sorted(layers - expected):
         problems.add(where, f"loaded into layers it does not name: {listed(extra)}")
     problems.raise_if_any()

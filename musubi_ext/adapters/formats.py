@@ -10,11 +10,11 @@ from collections.abc import Iterable, Mapping
 
 from torch import Tensor
 
-from musubi_ext.adapters.keys import MODULES, Format, Module, parse_key, spell_key
+from musubi_ext.adapters.keys import Format, parse_key, spell_key
 from musubi_ext.adapters.updates import listed
 from musubi_ext.errors import Problems, UserError
 
-__all__ = ["Format", "convert", "detect", "modules", "musubi_module"]
+__all__ = ["Format", "convert", "detect", "modules"]
 
 
 def detect(keys: Iterable[str], where: object = "LoRA") -> Format:
@@ -62,15 +62,3 @@ def modules(weights: Iterable[str]) -> list[str]:
     """The adapted linears of a LoRA in musubi keys: lora_unet_blocks_0_self_attn_q, … sorted by block."""
     found = {parsed[0] for key in weights if (parsed := parse_key(key, Format.MUSUBI))}
     return [module.path(Format.MUSUBI) for module in sorted(found)]
-
-
-def musubi_module(path: str) -> str:
-    """blocks.0.attn1.to_q, a linear of diffusers' WanTransformer3DModel → lora_unet_blocks_0_self_attn_q.
-
-    Raises KeyError for a layer that no LoRA of Wan adapts.
-    """
-    _, block, name = path.split(".", 2)
-    return Module(int(block), _WAN_NAMES[name]).path(Format.MUSUBI)
-
-
-_WAN_NAMES = {diffusers: wan for wan, diffusers in MODULES.items()}

@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
     from musubi_ext.demo.options import Layout, Options
     from musubi_ext.demo.report import print_report
     from musubi_ext.demo.stages import Demo, run_stages
-    from musubi_ext.hosts.phases import terminable
+    from musubi_ext.registry.termination import sigterm_exits
 
     options, layout = Options.parse(args), Layout(args.out)
     console = Console()
@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
     if args.dry_run:
         _print_plan(demo, fresh=args.fresh)
         return 0
-    with terminable():
+    with sigterm_exits():
         try:
             if args.fresh:
                 remove_outputs(layout)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 from musubi_ext.adapters.pair import AdapterPair
@@ -10,7 +11,6 @@ from musubi_ext.demo.measures import load_results
 from musubi_ext.demo.options import EXPERIMENT, MODEL, Layout
 from musubi_ext.demo.report import rows, summary
 from musubi_ext.demo.stages import Demo
-from musubi_ext.errors import UserError
 from musubi_ext.evaluation.gate import Decision, decide
 from musubi_ext.registry.model import register_pair
 from musubi_ext.registry.promotion import promote, set_candidate
@@ -24,28 +24,26 @@ _EVIDENCE = "evaluation.sha256"  # tag of a version: the summary of results that
 
 def register(demo: Demo) -> None:
     """Register, decide, promote; write `summary.json` and keep it with the filmstrips at the pair's run."""
-    layout = demo.layout
+    layout, started = demo.layout, time.perf_counter()
     results = load_results(layout)
     table = rows(results, json.loads((layout.videos / "seconds.json").read_text(encoding="utf-8")))
     decision = decide(results["base"], results["pair"])
-    run = pair_run(layout)
-    strips = sorted(layout.filmstrips.glob("*.png"))
-    version = _version(demo, table, run)
-    uri = layout.tracking_uri
+    pair, uri = AdapterPair.load(layout.pair), layout.tracking_uri
+    run = str(pair.manifest["training"]["mlflow_run"])
+    version = _version(pair, layout, table, run)
     set_candidate(MODEL, version, uri=uri)
     promote(MODEL, decision, table, files=[layout.results / "base.json", layout.results / "pair.json"], uri=uri)
     registered = {"name": MODEL, "version": version, "aliases": _aliases(layout, version)}
     with PairTracking(uri, experiment=EXPERIMENT, run_id=run, spool_directory=layout.root / "mlflow_spool") as tracking:
-        where = {"id": run, "ui": tracking.where()}
-        write_json(layout.summary, summary(demo, table, registered, decision.verdict, where))
+        where, taken = {"id": run, "ui": tracking.where()}, time.perf_counter() - started
+        write_json(layout.summary, summary(demo, table, registered, decision.verdict, where, taken))
         _record(tracking, layout, table, decision)
-        for strip in strips:
-            tracking.log_artifact(strip, "filmstrips")
 
 
 def _record(tracking: PairTracking, layout: Layout, table: dict[str, Any], decision: Decision) -> None:
     tracking.log_artifact(layout.summary, "evaluation")
-    tracking.log_artifact(layout.results, "evaluation")
+    tracking.log_artifact(layout.results, "evaluation/results")
+    tracking.log_artifact(layout.filmstrips, "filmstrips")
     tracking.set_tags({"gate": decision.verdict})
     tracking.log_metrics(_numbers(table), 0)
 
@@ -61,10 +59,8 @@ def _numbers(table: dict[str, Any]) -> dict[str, float]:
     return numbers
 
 
-def _version(demo: Demo, table: dict[str, Any], run: str) -> int:
+def _version(pair: AdapterPair, layout: Layout, table: dict[str, Any], run: str) -> int:
     """The version of this pair with these results: the one an interrupted demo registered, or a new one."""
-    layout = demo.layout
-    pair = AdapterPair.load(layout.pair)
     client = connect(layout.tracking_uri)
     evidence = f"{sha256(pair.path)}-{sha256(layout.results / 'base.json')}-{sha256(layout.results / 'pair.json')}"
     for version in client.search_model_versions(f"name = '{MODEL}'"):
@@ -72,21 +68,6 @@ def _version(demo: Demo, table: dict[str, Any], run: str) -> int:
             return int(version.version)
     numbers = {"sha256": evidence, **_numbers(table)}
     return register_pair(pair, MODEL, evaluation=numbers, run_id=run, uri=layout.tracking_uri, experiment=EXPERIMENT)
-
-
-def pair_run(layout: Layout) -> str:
-    """The MLflow run that trained the pair. Raises UserError when it is not in the demo's store."""
-    client = connect(layout.tracking_uri)
-    experiment = client.get_experiment_by_name(EXPERIMENT)
-    found = [] if experiment is None else client.search_runs(
-        [experiment.experiment_id],
-        "tags.`musubi_ext.kind` = 'pair' and attributes.status = 'FINISHED'",
-        order_by=["attributes.start_time DESC"],
-        max_results=1,
-    )  # fmt: skip
-    if not found:
-        raise UserError(f"{layout.tracking_uri}: no finished run trained a pair (start the demo over with --fresh)")
-    return str(found[0].info.run_id)
 
 
 def _aliases(layout: Layout, version: int) -> list[str]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
@@ -15,12 +16,13 @@ from musubi_ext.demo.options import Layout
 from musubi_ext.demo.stages import Demo, read_stamp
 
 NONE = "-"
-LABELS = {
-    "truth": "truth through the VAE",
-    "frozen": "frozen first frame",
-    "base": "base",
-    "pair": "base + pair",
-}
+ROWS = ("truth", "frozen", "base", "pair")
+LEGEND = (
+    "Medians over scenes; drift with its 95% interval, and as a multiple of the exact truth's. "
+    "truth: the true orbit through the base's own VAE, the best it can show. frozen: the first frame, still. "
+    "direction: share of scenes that turn as captioned, seen on the subject alone. angle: error of the swept angle. "
+    "motion: first-to-last change, truth = 1. s: seconds a video."
+)
 # key of `seconds`: the stages that it adds up
 SECONDS = {
     "render": ("render", "scenes"),
@@ -42,13 +44,19 @@ def rows(results: Mapping[str, Any], seconds: Mapping[str, Mapping[str, float]])
 
 
 def summary(
-    demo: Demo, table: Mapping[str, Any], registered: Mapping[str, Any], gate: str, run: Mapping[str, str]
+    demo: Demo,
+    table: Mapping[str, Any],
+    registered: Mapping[str, Any],
+    gate: str,
+    run: Mapping[str, str],
+    register_seconds: float,
 ) -> dict[str, Any]:
     """The content of `summary.json`. `seconds` are those of the runs that finished the stages, whenever that was."""
     stamps = {
         name: [read_stamp(demo.layout, stage).get("seconds", 0.0) for stage in of] for name, of in SECONDS.items()
     }
     seconds = {name: round(sum(values), 3) for name, values in stamps.items()}
+    seconds["register"] = round(register_seconds, 3)  # its stamp is still to come
     return {
         "scenes": demo.options.scenes,
         "seconds": {**seconds, "total": round(sum(seconds.values()), 3)},
@@ -64,6 +72,10 @@ def print_report(document: Mapping[str, Any], layout: Layout, console: Console) 
     """The table, the gate's word, and where to look."""
     console.print()
     console.print(table_of(document))
+    console.print(LEGEND, style="dim", markup=False, highlight=False)
+    console.print()
+    for line in missing(document):
+        console.print(line, markup=False, highlight=False)
     registered = document["registered"]
     gate = document["gate"]
     console.print(f"gate: {gate if gate == 'passed' else f'refused: {gate}'}", markup=False, highlight=False)
@@ -79,16 +91,23 @@ def print_report(document: Mapping[str, Any], layout: Layout, console: Console) 
         console.print(f"{name:11} {value}", markup=False, highlight=False, soft_wrap=True)
 
 
+def missing(document: Mapping[str, Any]) -> list[str]:
+    """What is not in the medians: a line per model and metric that some scenes could not answer."""
+    lacking = {name: document[name].get("unavailable", {}) for name in ROWS}
+    return [f"{name}: {metric}: {reason}" for name, found in lacking.items() for metric, reason in found.items()]
+
+
 def table_of(document: Mapping[str, Any]) -> Table:
     """Medians over the scenes of a `summary.json`."""
     seconds = document["seconds"]
-    drawn = Table(title=f"{document['scenes']} held-out scenes, chain of {seconds['total'] / 60:.1f} min")
+    title = f"{document['scenes']} held-out scenes, whole chain {seconds['total'] / 60:.1f} min"
+    drawn = Table(title=title, box=SIMPLE, padding=(0, 1), collapse_padding=True)  # fits 80 columns
     drawn.add_column("")
-    for heading in ("drift px", "of truth's", "PSNR dB", "direction", "angle error", "motion", "s/video"):
+    for heading in ("drift px", "× truth", "PSNR", "direction", "angle", "motion", "s"):
         drawn.add_column(heading, justify="right", no_wrap=True)
     exact = document["exact"]["subject_drift"]
-    for name, label in LABELS.items():
-        drawn.add_row(label, *_cells(document[name], exact["median"] if exact else None))
+    for name in ROWS:
+        drawn.add_row(name, *_cells(document[name], exact["median"] if exact else None))
     return drawn
 
 

@@ -32,9 +32,9 @@ class Demo:
 class Stage:
     """One link of the chain.
 
-    `after` names the stages whose outputs it reads, `inputs` gives the option values it depends on itself. `outputs` and
-    `store` must be there for it to count as finished; before it runs for other inputs, what it had put into `outputs` is
-    removed, while `store` also keeps what belongs to others.
+    `after` names the stages whose outputs it reads; `inputs` gives the option values that it depends on itself.
+    `outputs` and `store` must be there for it to count as finished. Before it runs with other inputs than before,
+    `outputs` are removed; `store` stays, for it holds what belongs to others too.
     """
 
     name: str
@@ -78,23 +78,29 @@ def run_stages(stages: Sequence[Stage], demo: Demo) -> None:
     for number, stage in enumerate(stages, start=1):
         title = f"\\[{number}/{len(stages)}] [bold]{stage.name}[/bold]: {stage.what(demo.options)}"
         if stage.name in done:
-            demo.console.print(f"{title} - done before ({done[stage.name]:.1f} s)", highlight=False)
+            demo.console.print(f"{title} - done before ({done[stage.name]:.1f} s)", highlight=False, soft_wrap=True)
             continue
-        demo.console.print(title, highlight=False)
+        demo.console.print(title, highlight=False, soft_wrap=True)
         seconds = _run(stage, wanted[stage.name], demo)
         demo.console.print(f"      {seconds:.1f} s", highlight=False)
 
 
 def _run(stage: Stage, key: str, demo: Demo) -> float:
-    stamp = {"stage": stage.name, "key": key}
-    path = stamp_path(demo.layout, stage.name)
-    if read_stamp(demo.layout, stage.name).get("key") != key:
+    """Run one stage; returns its seconds, those of earlier tries that were interrupted included."""
+    path, before = stamp_path(demo.layout, stage.name), read_stamp(demo.layout, stage.name)
+    if before.get("key") != key:
+        before = {}
         for output in stage.outputs(demo.layout):
             remove(output)
-    write_json(path, stamp)  # begun: what an interruption leaves behind belongs to this key
+    stamp, spent = {"stage": stage.name, "key": key}, float(before.get("spent", 0.0))
+    write_json(path, {**stamp, "spent": spent})  # begun: what an interruption leaves behind belongs to this key
     started = time.perf_counter()
-    stage.run(demo)
-    seconds = time.perf_counter() - started
+    try:
+        stage.run(demo)
+    except (KeyboardInterrupt, SystemExit):
+        write_json(path, {**stamp, "spent": round(spent + time.perf_counter() - started, 3)})
+        raise
+    seconds = spent + time.perf_counter() - started
     write_json(path, {**stamp, "seconds": round(seconds, 3)})
     return seconds
 

@@ -65,9 +65,9 @@ def cache(demo: Demo) -> None:
 
 def train(demo: Demo) -> None:
     """Both experts side by side, in a process of its own. Raises UserError when training could not be finished."""
-    write_dataset_config(demo.layout)
     environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_RUN_ID"}  # of another store
-    process = subprocess.Popen(command(demo), env=environment)
+    # In a session of its own Ctrl-C reaches it once, through us, and cannot break into its cleaning up.
+    process = subprocess.Popen(command(demo), env=environment, start_new_session=True)
     try:
         status = process.wait()
     finally:
@@ -104,7 +104,7 @@ def command(demo: Demo) -> list[str]:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """See the training out: after Ctrl-C it is ending already, after another error it is asked to."""
+    """Ask a training that still runs to stop, as Ctrl-C would, and see it out."""
     if process.poll() is None:
         process.terminate()
     try:

@@ -51,6 +51,7 @@ def generate(demo: Demo) -> None:
         SceneJob(truth, base, layout.pair, layout.videos, options.seed + index, options.sampler_steps)
         for index, truth in enumerate(scene_files(layout.scenes))
     ]
+    _rotate.cache_clear()  # where an earlier demo ran in this very process, its pair lay in the same folder
     seconds = spread(film, jobs, "generating", demo.console)
     write_json(
         layout.videos / "seconds.json", {job.truth.stem: taken for job, taken in zip(jobs, seconds, strict=True)}

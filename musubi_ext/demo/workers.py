@@ -7,6 +7,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
 from multiprocessing import connection, get_context, parent_process
 from typing import TypeVar
 
@@ -29,8 +30,9 @@ def spread(
     `function` and jobs must be importable and picklable. The first error is raised as it is, after the jobs under way
     have ended; so is Ctrl-C, which the workers ignore: what a job writes is finished, and no more is begun.
     """
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console, transient=True) as bar:
+    name, count = TextColumn("{task.description}"), MofNCompleteColumn()
+    columns = (name, BarColumn(), count, TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(label, total=len(jobs))
         results = dict[int, Result]()
         run = _here if len(jobs) < WORTH_IT or processes == 1 else _apart
@@ -48,9 +50,10 @@ def _here(function: Callable[[Job], Result], jobs: Sequence[Job], _: int) -> Ite
 def _apart(function: Callable[[Job], Result], jobs: Sequence[Job], processes: int) -> Iterator[tuple[int, Result]]:
     before = {name: os.environ.get(name) for name in _THREADS}
     os.environ.update(dict.fromkeys(_THREADS, "1"))  # read by the children's libraries when they load
-    pool = ProcessPoolExecutor(processes, mp_context=get_context("spawn"), initializer=_prepare)
+    pool = ProcessPoolExecutor(processes, mp_context=get_context("spawn"), initializer=_watch_parent)
     try:
-        futures = {pool.submit(function, job): index for index, job in enumerate(jobs)}
+        with _ignored(signal.SIGINT):  # children inherit that from their first moment on: Ctrl-C is the parent's
+            futures = {pool.submit(function, job): index for index, job in enumerate(jobs)}
         for future in as_completed(futures):
             yield futures[future], future.result()
     finally:
@@ -59,9 +62,16 @@ def _apart(function: Callable[[Job], Result], jobs: Sequence[Job], processes: in
             os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
-def _prepare() -> None:
-    """In a new worker: leave Ctrl-C to the parent, and end with it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+@contextmanager
+def _ignored(signal_number: signal.Signals) -> Iterator[None]:
+    before = signal.signal(signal_number, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal_number, before)
+
+
+def _watch_parent() -> None:
     threading.Thread(target=_follow_parent, daemon=True).start()
 
 

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 
 POCKET = "pocket-i2v"
 DEVICES = ("cpu", "cuda")
+_REMEDY = {  # is it the embedded model that is missing?
+    False: f"give a local diffusers pipeline folder of Wan2.2-I2V-A14B, or {POCKET}",
+    True: "the package is incomplete: install it again, or give the folder that musubi_ext.pocket.build wrote",
+}
 _PARTS = ("tokenizer", "text_encoder", "vae", "scheduler", "transformer", "transformer_2")
 
 
@@ -30,7 +34,7 @@ def resolve_base(base: Path | str) -> Path:
     problems = Problems()
     if not (folder / "model_index.json").is_file():
         found = "no model_index.json" if folder.is_dir() else "no such folder"
-        problems.add(f"base {base}", found, f"give a local diffusers pipeline folder of Wan2.2-I2V-A14B, or {POCKET}")
+        problems.add(f"base {base}", found, _REMEDY[str(base) == POCKET])
     else:
         _check_index(folder, problems)
     problems.raise_if_any()

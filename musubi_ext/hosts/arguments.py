@@ -73,9 +73,7 @@ def _add_schedule(parser: Parser) -> None:
     )
     group.add_argument("--parallel_experts", action="store_true", help="both experts side by side, a process each")
     group.add_argument("--timestep_boundary", help="hand-over, 0.9 or 900; the task's own by default")
-    group.add_argument(
-        "--confirm_boundary", help="the same number again, where it is not the boundary of the task"
-    )
+    group.add_argument("--confirm_boundary", help="the same number again, where it is not the boundary of the task")
     group.add_argument("--timestep_sampling", default="shift", help="density of the timesteps (musubi-tuner: sigma)")
     group.add_argument("--discrete_flow_shift", type=float, default=5.0, help="shift of it (musubi-tuner: 1)")
     group.add_argument("--sigmoid_scale", type=float, default=1.0, help="spread of sigmoid, shift and flux_shift")

@@ -23,12 +23,18 @@ from musubi_ext.schedule.plan import Phase
 PRECISIONS = {"float": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 FINGERPRINT, SETTINGS, FINISHED, VALIDATION = "ss_run_fingerprint", "ss_run_settings", "ss_finished", "ss_validation"
 # What may differ between two runs that make the same adapter.
-_IRRELEVANT = frozenset(
-    "config_file dataset_config dit dit_high_noise vae t5 experts parallel_experts output_dir output_name pair_name "
-    "save_every_n_epochs save_every_n_steps overwrite dry_run validate_every_n_steps mlflow_tracking_uri "
-    "mlflow_experiment mlflow_run_name no_mlflow max_data_loader_n_workers persistent_data_loader_workers sdpa "
-    "preserve_distribution_shape timestep_boundary confirm_boundary full_range min_timestep max_timestep".split()
-)
+_IRRELEVANT = """
+config_file dataset_config dit dit_high_noise vae t5 experts parallel_experts full_range min_timestep max_timestep
+timestep_boundary confirm_boundary preserve_distribution_shape output_dir output_name pair_name save_every_n_epochs
+save_every_n_steps overwrite dry_run validate_every_n_steps mlflow_tracking_uri mlflow_experiment mlflow_run_name
+no_mlflow max_data_loader_n_workers persistent_data_loader_workers sdpa
+"""
+_RECORDED = """
+output_name learning_rate max_train_steps gradient_accumulation_steps gradient_checkpointing
+gradient_checkpointing_cpu_offload lr_warmup_steps lr_scheduler network_module network_dim network_alpha mixed_precision
+seed training_comment max_grad_norm weighting_scheme logit_mean logit_std timestep_sampling sigmoid_scale
+discrete_flow_shift
+"""  # arguments that stand in the metadata under musubi-tuner's keys
 
 
 def epoch_name(name: str, epoch: int) -> str:
@@ -48,7 +54,7 @@ def last_name(name: str) -> str:
 
 def run_settings(args: Namespace, phase: Phase, data: DatasetConfig, base: str) -> dict[str, Any]:
     """All that an expert's adapter depends on; `base` is the fingerprint of its transformer."""
-    flags = {key: value for key, value in vars(args).items() if key not in _IRRELEVANT}
+    flags = {key: value for key, value in vars(args).items() if key not in _IRRELEVANT.split()}
     return {
         **flags,
         "expert": phase.expert.value,
@@ -101,14 +107,8 @@ def _difference(found: dict[str, str], settings: dict[str, Any]) -> str:
 
 def training_metadata(args: Namespace, items: int, batches: int, optimizer: str) -> dict[str, Any]:
     """`ss_*` entries under musubi-tuner's keys (trainer_base.py `_run_training_loop`)."""
-    named = (
-        "output_name learning_rate gradient_checkpointing gradient_checkpointing_cpu_offload max_train_steps "
-        "gradient_accumulation_steps lr_warmup_steps lr_scheduler network_module network_dim network_alpha "
-        "mixed_precision seed training_comment max_grad_norm weighting_scheme logit_mean logit_std timestep_sampling "
-        "sigmoid_scale discrete_flow_shift"
-    ).split()
     return {
-        **{f"ss_{name}": getattr(args, name) for name in named},
+        **{f"ss_{name}": getattr(args, name) for name in _RECORDED.split()},
         "ss_num_train_items": items,
         "ss_num_batches_per_epoch": batches,
         "ss_base_model_version": "wan",

@@ -14,6 +14,7 @@ import time
 from argparse import Namespace
 from collections.abc import Mapping
 from multiprocessing import Value
+from statistics import fmean as mean
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from torch import Tensor
 
 from musubi_ext.errors import UserError
 from musubi_ext.hosts.checkpoints import VALIDATION
+from musubi_ext.hosts.endings import DivergedError
 from musubi_ext.hosts.seam import NoProgress, NoTracking, Progress, Tracker
 from musubi_ext.hosts.validation import Validation
 from musubi_ext.orbits.config import DatasetConfig
@@ -29,10 +31,6 @@ from musubi_ext.schedule.plan import Phase
 from musubi_ext.schedule.timesteps import sample_timesteps
 
 AVERAGE = 0.98  # decay of the moving average that a progress bar shows
-
-
-class DivergedError(RuntimeError):
-    """The loss is no longer a number; going on would only destroy the adapter."""
 
 
 class OrbitExtension:
@@ -51,9 +49,9 @@ class OrbitExtension:
         self.tracker: Tracker = tracker or NoTracking()
         self.progress: Progress = progress or NoProgress()
         self.validations: list[tuple[int, dict[str, float]]] = []  # (updates done, losses)
-        self._window: list[float] = []  # losses since the last update of the weights
+        self._losses: list[float] = []  # of the batches since the last update of the weights
+        self._times: list[float] = []  # their mean t
         self._average: float | None = None
-        self._mean_timestep = 0.0
         self._rate = 0.0
 
     def _build_dataset(self, args: Namespace) -> tuple[OrbitDataset, Any, Any]:
@@ -93,7 +91,6 @@ class OrbitExtension:
             logit_std=args.logit_std,
             latent_hw=(latents.shape[-2], latents.shape[-1]),
         )
-        self._mean_timestep = float(t.mean())
         t = t.to(device)
         shaped = t.view(-1, *[1] * (latents.ndim - 1))
         return (1 - shaped) * latents + shaped * noise, 1000 * t + 1
@@ -105,9 +102,11 @@ class OrbitExtension:
         value = float(loss.detach())
         if not math.isfinite(value):
             raise DivergedError(f"{self.phase.expert.value} expert: the loss is {value} (lower --learning_rate)")
-        self._window.append(value)
+        timesteps = kwargs["timesteps"] if "timesteps" in kwargs else args[2]
+        self._losses.append(value)
+        self._times.append((float(timesteps.mean()) - 1) / 1000)
         self._rate = float(self._optimizer.param_groups[0]["lr"])
-        return loss, {**metrics, "timestep/mean": self._mean_timestep}
+        return loss, {**metrics, "timestep/mean": self._times[-1]}
 
     def extra_metadata(self, args: Namespace) -> dict[str, Any]:
         """The host's metadata, and which expert the adapter is for, its boundary, its range and its data."""
@@ -140,11 +139,12 @@ class OrbitExtension:
         host.on_post_optimizer_step(args, accelerator, network, transformer, sync_gradients, global_step)
         if not sync_gradients:
             return
-        step, loss = global_step + 1, sum(self._window) / len(self._window)
-        self._window.clear()
+        step, loss, t = global_step + 1, mean(self._losses), mean(self._times)
+        self._losses.clear()
+        self._times.clear()
         self._average = loss if self._average is None else AVERAGE * self._average + (1 - AVERAGE) * loss
         seconds = time.perf_counter() - self._since
-        self.tracker.log_metrics({"loss": loss, "lr": self._rate, "step_seconds": seconds}, step)
+        self.tracker.log_metrics({"loss": loss, "lr": self._rate, "timestep/mean": t, "step_seconds": seconds}, step)
         self.progress.update(step, args.max_train_steps, self._average)
         every = args.validate_every_n_steps
         if step == args.max_train_steps or (every and step % every == 0):

@@ -45,7 +45,7 @@ def _check_options(kind: type[Optimizer], options: Mapping[str, Any], problems: 
     for key in options:
         if key not in known and not takes_any:
             problems.add(f"--optimizer_args {key}", f"{kind.__name__} has no such option", _nearest(key, known))
-    if kind.__name__ == "Adafactor" and kind.__module__.startswith("transformers") and options.get("relative_step", True):
+    if kind.__module__.startswith("transformers") and options.get("relative_step", True):  # it has Adafactor alone
         problems.add(
             "--optimizer_type adafactor",
             "sets its own learning rate while relative_step is on",
@@ -104,7 +104,7 @@ def key_values(flag: str, words: Iterable[str] | None) -> dict[str, Any]:
     """["weight_decay=0.01", "betas=0.9,0.999"] → Python values. Raises UserError naming every word that is none."""
     values, problems = {}, Problems()
     for word in words or ():
-        key, equals, text = word.partition("=")
+        key, _, text = word.partition("=")
         try:
             values[key] = ast.literal_eval(text)
         except (ValueError, SyntaxError):

@@ -3,27 +3,20 @@
 from __future__ import annotations
 
 import gc
-import signal
 import time
 from argparse import Namespace
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from types import FrameType
+from collections.abc import Callable, Mapping, Sequence
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
-from musubi_ext.hosts.extension import DivergedError
+from musubi_ext.hosts.endings import DivergedError, TrainingFailed
 from musubi_ext.hosts.resolve import Job
 from musubi_ext.hosts.seam import Progress, Tracker
 from musubi_ext.schedule.experts import Expert
 
 Trackers = Callable[[Expert], Tracker]
-
-
-class TrainingFailed(RuntimeError):  # noqa: N818 - what happened, not what is wrong with the input
-    """At least one expert was not trained; the others' files are complete."""
 
 
 class Bar:
@@ -46,7 +39,9 @@ def train_job(job: Job, metadata: Mapping[str, str], tracker: Tracker, progress:
     tracker.log_metrics({"train_seconds": time.perf_counter() - started}, 0)
 
 
-def run_in_turn(jobs: Sequence[Job], metadata: Mapping[Expert, Mapping[str, str]], trackers: Trackers, console: Console) -> None:
+def run_in_turn(
+    jobs: Sequence[Job], metadata: Mapping[Expert, Mapping[str, str]], trackers: Trackers, console: Console
+) -> None:
     """Train one job after another in this process; a model is freed before the next is loaded.
 
     A job that diverges does not keep the next from being trained. Raises TrainingFailed at the end.
@@ -71,22 +66,3 @@ def bars(console: Console) -> Bars:
     """The display that holds a bar per expert."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[loss]}"))
     return Bars(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console, disable=not console.is_terminal)
-
-
-@contextmanager
-def terminable() -> Iterator[None]:
-    """Within the block SIGTERM interrupts as Ctrl-C does, so that temporary files go and runs are closed.
-
-    Raises ValueError when entered outside the main thread, where Python allows no signal handler.
-    """
-    before = signal.signal(signal.SIGTERM, _interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _interrupt(signum: int, frame: FrameType | None) -> None:
-    # A second signal must not interrupt the cleaning up that the first one began.
-    signal.signal(signum, signal.SIG_IGN)
-    raise KeyboardInterrupt

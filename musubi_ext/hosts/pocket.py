@@ -1,7 +1,7 @@
 """The embedded host: a small accelerate loop on diffusers' Wan transformer with peft LoRA.
 
-It calls the methods of the seam in the order in which musubi-tuner's `NetworkTrainer.train` and `_run_training_loop` call
-them (v0.3.4), so that the extension mixed in front of it is the one that runs inside musubi-tuner.
+It calls the methods of the seam in the order in which musubi-tuner's `NetworkTrainer.train` and `_run_training_loop`
+call them (v0.3.4), so that the extension mixed in front of it is the one that runs inside musubi-tuner.
 """
 
 from __future__ import annotations
@@ -34,8 +34,10 @@ class PocketHost(Hooks):
 
     def train(self, args: Namespace) -> Path:
         """Train one expert's adapter. `args` belongs to this run: steps follow from epochs, as upstream."""
+        from accelerate.utils import set_seed
+
         self.handle_model_specific_args(args)
-        _seed_everything(args.seed)
+        set_seed(args.seed)
         data, collator, epoch = self._build_dataset(args)
         accelerator = _accelerator(args)
         transformer = self.load_transformer(accelerator, args, args.dit, "torch", False, "cpu", DTYPE)
@@ -120,9 +122,9 @@ class PocketHost(Hooks):
         text = pad_text(batch["t5"], self.text_tokens).to(device, network_dtype)
         inputs = torch.cat([noisy_model_input.to(device, network_dtype), image], dim=1)
         with accelerator.autocast(), _activations(args, device):
-            pred = transformer(
-                hidden_states=inputs, timestep=timesteps, encoder_hidden_states=text, return_dict=False
-            )[0]
+            pred = transformer(hidden_states=inputs, timestep=timesteps, encoder_hidden_states=text, return_dict=False)[
+                0
+            ]
         return DiTOutput(pred=pred, target=noise - latents.to(device, network_dtype))
 
     def compute_loss(
@@ -159,25 +161,12 @@ class PocketHost(Hooks):
         kind = type(optimizer.optimizer)
         metadata = training_metadata(args, data.num_train_items, len(loader), f"{kind.__module__}.{kind.__name__}")
         epochs = math.ceil(args.max_train_steps / math.ceil(len(loader) / args.gradient_accumulation_steps))
-        trainable = [parameter for parameter in network.parameters() if parameter.requires_grad]
         step = 0
         for epoch in range(epochs):
             current_epoch.value = epoch + 1
             loader.set_epoch(epoch + 1)  # accelerate passes it on to the data set
             for batch in loader:
-                latents = batch["latents"]
-                with accelerator.accumulate(network):
-                    noise = torch.randn_like(latents)
-                    loss, _ = self.process_batch(
-                        args, accelerator, network, network, batch, latents, noise, None, DTYPE, DTYPE, None, step
-                    )
-                    accelerator.backward(loss)
-                    if accelerator.sync_gradients and args.max_grad_norm:
-                        accelerator.clip_grad_norm_(trainable, args.max_grad_norm)
-                    optimizer.step()
-                    schedule.step()
-                    optimizer.zero_grad(set_to_none=True)
-                    self.on_post_optimizer_step(args, accelerator, network, network, accelerator.sync_gradients, step)
+                self._train_batch(args, accelerator, network, optimizer, schedule, batch, step)
                 if accelerator.sync_gradients:
                     step += 1
                     if args.save_every_n_steps and step % args.save_every_n_steps == 0:
@@ -190,8 +179,32 @@ class PocketHost(Hooks):
         metadata[FINISHED] = "true"
         return self._save(args, accelerator, network, last_name(args.output_name), metadata, step, epochs)
 
+    def _train_batch(
+        self, args: Namespace, accelerator: Any, network: Any, optimizer: Any, schedule: Any, batch: Any, step: int
+    ) -> None:
+        latents = batch["latents"]
+        with accelerator.accumulate(network):
+            noise = torch.randn_like(latents)
+            loss, _ = self.process_batch(
+                args, accelerator, network, network, batch, latents, noise, None, DTYPE, DTYPE, None, step
+            )
+            accelerator.backward(loss)
+            if accelerator.sync_gradients and args.max_grad_norm:
+                accelerator.clip_grad_norm_([p for p in network.parameters() if p.requires_grad], args.max_grad_norm)
+            optimizer.step()
+            schedule.step()
+            optimizer.zero_grad(set_to_none=True)
+            self.on_post_optimizer_step(args, accelerator, network, network, accelerator.sync_gradients, step)
+
     def _save(
-        self, args: Namespace, accelerator: Any, network: Any, name: str, metadata: dict[str, Any], step: int, epoch: int
+        self,
+        args: Namespace,
+        accelerator: Any,
+        network: Any,
+        name: str,
+        metadata: dict[str, Any],
+        step: int,
+        epoch: int,
     ) -> Path:
         # The extension is asked at every save, where upstream asks once: by then it knows the validation losses.
         metadata = {**metadata, **self.extra_metadata(args), "ss_steps": step, "ss_epoch": epoch}
@@ -228,12 +241,6 @@ def _accelerator(args: Namespace) -> Any:
     return Accelerator(
         mixed_precision=args.mixed_precision, gradient_accumulation_steps=args.gradient_accumulation_steps
     )
-
-
-def _seed_everything(seed: int) -> None:
-    from accelerate.utils import set_seed
-
-    set_seed(seed)
 
 
 def _activations(args: Namespace, device: torch.device) -> Any:

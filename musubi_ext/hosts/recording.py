@@ -15,7 +15,7 @@ _NOT_SETTINGS = {"mlflow_tracking_uri", "mlflow_run_name", "mlflow_experiment", 
 
 
 class Recording:
-    """The pair's run and, through `expert`, a run per expert. `tracking`: a `registry.tracking.PairTracking` or None."""
+    """The pair's run and, through `expert`, a run per expert. `tracking`: a PairTracking, or None."""
 
     def __init__(self, tracking: Any | None) -> None:
         self._tracking = tracking

@@ -1,7 +1,7 @@
 """Flags of musubi-tuner that the pocket host cannot honour, each with the reason: refused by name, never ignored.
 
-The list is the rest of musubi-tuner v0.3.4's `setup_parser_common` and `wan_setup_parser`; the flags that are honoured are in
-`arguments.py`.
+The list is the rest of musubi-tuner v0.3.4's `setup_parser_common` and `wan_setup_parser`; the flags that are honoured
+are in `arguments.py`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ _REASONS = {
     _COMPILE: "compile compile_backend compile_mode compile_dynamic compile_fullgraph compile_cache_size_limit "
     "dynamo_backend dynamo_mode dynamo_fullgraph dynamo_dynamic cuda_allow_tf32 cuda_cudnn_benchmark",
     _ATTENTION: "flash_attn sage_attn xformers flash3 split_attn",
-    _LOGS: "log_with logging_dir log_prefix log_tracker_name log_tracker_config log_config wandb_run_name wandb_api_key",
+    _LOGS: "log_with logging_dir log_prefix log_tracker_name log_tracker_config log_config "
+    "wandb_run_name wandb_api_key",
     _SAMPLES: "sample_prompts sample_at_first sample_every_n_steps sample_every_n_epochs",
     _STATE: "resume save_state save_state_on_train_end save_last_n_epochs_state save_last_n_steps_state "
     "resume_from_huggingface save_state_to_huggingface",
@@ -39,7 +40,8 @@ _REASONS = {
     _SCHEDULE: "lr_scheduler_type lr_scheduler_args lr_decay_steps lr_scheduler_timescale lr_scheduler_min_lr_ratio",
     _METADATA: "no_metadata metadata_title metadata_author metadata_description metadata_license metadata_tags "
     "metadata_reso metadata_arch",
-    _NETWORK: "network_weights network_dropout dim_from_weights scale_weight_norms base_weights base_weights_multiplier",
+    _NETWORK: "network_weights network_dropout dim_from_weights scale_weight_norms base_weights "
+    "base_weights_multiplier",
     _TIMESTEPS: "num_timestep_buckets show_timesteps mode_scale flow_shift guidance_scale",
     _PRUNE: "save_last_n_epochs save_last_n_steps",
     _MODEL: "clip one_frame force_v2_1_time_embedding",

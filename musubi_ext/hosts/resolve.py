@@ -71,7 +71,8 @@ def resolve(args: Namespace) -> Plan:
     planned = _collect(problems, lambda: phases(options)) or []
     folders = [_collect(problems, lambda p=phase: transformer_folder(p.dit, p.expert)) for phase in planned]  # type: ignore[misc]
     problems.raise_if_any()
-    assert data is not None and pipeline is not None  # the problems would have been raised
+    assert data is not None  # its problems would have been raised
+    assert pipeline is not None
     jobs = tuple(
         Job(phase, _own(args, phase, folder, pipeline), data) for phase, folder in zip(planned, folders, strict=True)
     )
@@ -93,7 +94,12 @@ def _plan_options(args: Namespace, name: str) -> Any:
 
 def _own(args: Namespace, phase: Phase, folder: Path | None, pipeline: Path) -> Namespace:
     own = Namespace(**vars(args))
-    own.dit, own.t5, own.output_name, own.output_dir = str(folder), str(pipeline), phase.output_name, str(args.output_dir)
+    own.dit, own.t5, own.output_name, own.output_dir = (
+        str(folder),
+        str(pipeline),
+        phase.output_name,
+        str(args.output_dir),
+    )
     return own
 
 

@@ -1,7 +1,7 @@
 """Both experts at once: a process each, with the parent keeping the display and the tracking.
 
-A child sends what it would say to its tracker and its progress bar through a pipe; only the parent talks to MLflow, so that
-one process alone writes its database.
+A child sends what it would say to its tracker and its progress bar through a pipe; only the parent talks to MLflow,
+so that one process alone writes its database.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ import torch
 from rich.console import Console
 
 from musubi_ext.errors import UserError
-from musubi_ext.hosts.extension import DivergedError
-from musubi_ext.hosts.phases import Bar, TrainingFailed, Trackers, bars, terminable, train_job
+from musubi_ext.hosts.endings import DivergedError, TrainingFailed, terminable
+from musubi_ext.hosts.phases import Bar, Trackers, bars, train_job
 from musubi_ext.hosts.resolve import Job
 from musubi_ext.hosts.seam import Status
 from musubi_ext.schedule.experts import Expert

@@ -96,7 +96,8 @@ class PairTracking(RunTracker):
     (`registry.termination.sigterm_exits`) KILLED.
 
     uri: a tracking URI, see `registry.store.tracking_uri`.
-    run_id: continue this run; without it $MLFLOW_RUN_ID, which `mlflow run` sets; without that a new run.
+    run_id: continue this run; without it $MLFLOW_RUN_ID, which `mlflow run` sets, if `uri` is the store it is of;
+        without that a new run.
     parent_run_id: another process's parent run, when this process trains one expert of a pair: children are put
         under it, and it is left open at the end.
     spool_directory: where events are kept that MLflow did not take; default `mlflow_spool` in the working directory.
@@ -119,7 +120,7 @@ class PairTracking(RunTracker):
         self.uri = tracking_uri(uri)
         self._client = connect(self.uri)
         self._attached = parent_run_id is not None
-        known = parent_run_id or run_id or os.environ.get("MLFLOW_RUN_ID")
+        known = parent_run_id or run_id or _launched(self.uri)
         run = _existing(self._client, known, self.uri, reopen=not self._attached) if known else None
         if run is None:
             run = _new_run(self._client, experiment, run_name or "pair", self.uri)
@@ -198,6 +199,11 @@ class PairTracking(RunTracker):
 
     def _tags(self, name: str) -> dict[str, str]:
         return {**_own_tags("expert"), PARENT_TAG: self.run_id, EXPERT_TAG: name}
+
+
+def _launched(uri: str) -> str | None:
+    """The run that `mlflow run` opened for this process, unless we were told to write to another store than its own."""
+    return os.environ.get("MLFLOW_RUN_ID") if uri == tracking_uri() else None
 
 
 def _new_run(client: MlflowClient, experiment: str, name: str, uri: str) -> Any:

@@ -14,12 +14,14 @@ from musubi_ext.hosts.refused import REFUSED
 
 Arguments = Callable[..., list[str]]
 # FIELD 2.1: Circle-Rotate's command, on the flags that the pocket model can follow
-RECIPE = (
-    "--sdpa --optimizer_type adamw --learning_rate 2e-4 --gradient_checkpointing --gradient_checkpointing_cpu_offload "
-    "--network_module networks.lora_wan --network_dim 32 --timestep_sampling shift --discrete_flow_shift 8.0 "
-    "--max_train_epochs 100 --save_every_n_epochs 1 --seed 42 --full_range"
-).split()
-REST = "--fp8_base --blocks_to_swap 30 --vae_cache_cpu --sample_prompts prompts.txt --log_with tensorboard".split()
+RECIPE = """
+--sdpa --optimizer_type adamw --learning_rate 2e-4 --gradient_checkpointing --gradient_checkpointing_cpu_offload
+--network_module networks.lora_wan --network_dim 32 --timestep_sampling shift --discrete_flow_shift 8.0
+--max_train_epochs 100 --save_every_n_epochs 1 --seed 42 --full_range
+"""
+REST = """
+--fp8_base --blocks_to_swap 30 --vae_cache_cpu --sample_prompts prompts.txt --log_with tensorboard
+"""
 
 
 def problems(words: list[str]) -> tuple[str, ...]:
@@ -29,13 +31,13 @@ def problems(words: list[str]) -> tuple[str, ...]:
 
 
 def test_the_recipe_is_understood(argv: Arguments) -> None:
-    args = parse(argv(*RECIPE))
+    args = parse(argv(*RECIPE.split()))
     assert (args.learning_rate, args.network_dim, args.discrete_flow_shift) == (2e-4, 32, 8.0)
     assert (args.max_train_epochs, args.network_alpha, args.full_range) == (100, 1.0, True)
 
 
 def test_what_the_pocket_model_cannot_do_is_refused_by_name(argv: Arguments) -> None:
-    found = problems(argv(*RECIPE, *REST))
+    found = problems(argv(*RECIPE.split(), *REST.split()))
     assert [problem.split(":")[0] for problem in found] == [
         "--fp8_base",
         "--blocks_to_swap",
@@ -81,7 +83,7 @@ def test_a_wrong_value_is_reported_beside_unknown_flags(argv: Arguments) -> None
 
 @pytest.mark.parametrize("task", ["i2v-A14B", "t2v-A14B"])
 def test_other_tasks_need_the_other_host(argv: Arguments, task: str) -> None:
-    (sentence,) = problems(argv(*REST, "--task", task))
+    (sentence,) = problems(argv(*REST.split(), "--task", task))
     assert "musubi-tuner host" in sentence
     assert task in sentence
 

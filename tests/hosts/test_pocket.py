@@ -15,7 +15,7 @@ from torch import Tensor
 from musubi_ext.adapters.files import LoraFile, read_lora
 from musubi_ext.errors import UserError
 from musubi_ext.hosts.arguments import parse
-from musubi_ext.hosts.extension import DivergedError
+from musubi_ext.hosts.endings import DivergedError
 from musubi_ext.hosts.pocket import PocketTrainer
 from musubi_ext.hosts.pocket_model import add_lora, load_expert, lora_layers, pad_text, text_tokens
 from musubi_ext.hosts.resolve import Job, resolve
@@ -99,7 +99,8 @@ def test_every_timestep_lies_in_the_phase_s_range(job: JobOf, expert: Expert, wh
 
 def test_the_loss_falls_on_clips_seen_often(job: JobOf) -> None:
     recorder = Recorder()
-    train(job("--max_train_steps", "60", "--learning_rate", "1e-2", "--network_alpha", "4"), recorder=recorder)
+    chosen = job("--max_train_steps", "60", "--learning_rate", "1e-2", "--network_alpha", "4")
+    _, trainer = train(chosen, recorder=recorder)
     losses = recorder.of("loss")
     assert len(losses) == 60
     assert sum(losses[-10:]) < 0.9 * sum(losses[:10])
@@ -107,6 +108,8 @@ def test_the_loss_falls_on_clips_seen_often(job: JobOf) -> None:
     assert recorder.of("lr") == [1e-2] * 60
     validation = recorder.of("val/loss")
     assert validation[-1] < validation[0]
+    assert all(0.9 <= t <= 1 for t in recorder.of("timestep/mean"))
+    assert trainer.extra_step_logs(chosen.args, {})["val/loss"] == validation[-1]
 
 
 class FixedNoise(PocketTrainer):
@@ -134,8 +137,8 @@ def test_accumulated_gradients_equal_the_large_batch(job: JobOf, clip: str) -> N
     assert moved
 
 
-def test_the_adapter_starts_as_the_hosts_lora_does(workshop: Path) -> None:
-    model = load_expert(workshop / "pipeline" / "transformer", torch.device("cpu"))
+def test_the_adapter_starts_as_the_hosts_lora_does(tiny_pipeline: Path) -> None:
+    model = load_expert(tiny_pipeline / "transformer", torch.device("cpu"))
     torch.manual_seed(0)
     add_lora(model, 4, 1.0)
     layers = list(lora_layers(model))
@@ -226,8 +229,8 @@ def test_nothing_left_to_train_on_is_said(job: JobOf) -> None:
         train(replace(chosen, data=empty))
 
 
-def test_text_is_padded_to_the_length_of_generation(workshop: Path) -> None:
-    assert text_tokens(workshop / "pipeline") == 24
+def test_text_is_padded_to_the_length_of_generation(tiny_pipeline: Path) -> None:
+    assert text_tokens(tiny_pipeline) == 24
     padded = pad_text([torch.ones(2, 3), torch.ones(5, 3)], 4)
     assert padded.shape == (2, 4, 3)
     assert padded.sum(dim=(1, 2)).tolist() == [6, 12]

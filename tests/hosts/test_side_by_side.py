@@ -15,7 +15,8 @@ from rich.console import Console
 
 from musubi_ext.adapters.files import read_lora
 from musubi_ext.hosts.arguments import parse
-from musubi_ext.hosts.phases import TrainingFailed, run_in_turn
+from musubi_ext.hosts.endings import TrainingFailed
+from musubi_ext.hosts.phases import run_in_turn
 from musubi_ext.hosts.resolve import resolve
 from musubi_ext.hosts.seam import NoTracking
 from musubi_ext.hosts.side_by_side import run_side_by_side

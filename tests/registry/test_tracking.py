@@ -145,6 +145,14 @@ def test_continuing_a_run_keeps_its_children(uri: str, monkeypatch: pytest.Monke
     assert [(point.step, point.value) for point in history] == [(1, 1.0), (2, 0.5)]
 
 
+def test_a_launched_run_of_another_store_is_not_ours(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`mlflow run` names its run and its store; who writes elsewhere, as the demo does, opens a run there."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://tracking:5000")
+    monkeypatch.setenv("MLFLOW_RUN_ID", "0" * 32)
+    with PairTracking(uri) as tracking:
+        assert tracking.run_id != "0" * 32
+
+
 def test_a_refused_event_is_kept_and_its_neighbours_arrive(uri: str, caplog: pytest.LogCaptureFixture) -> None:
     with PairTracking(uri) as parent:
         parent.log_metrics({"loss": 1.0, "not=allowed": 2.0}, 1)
