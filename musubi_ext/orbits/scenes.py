@@ -186,22 +186,22 @@ def _van(rng: np.random.Generator) -> tuple[list[object], list[float], list[floa
 
 
 def _truck(rng: np.random.Generator) -> tuple[list[object], list[float], list[float]]:
-    x, y = rng.uniform(0.68, 0.78), rng.uniform(0.32, 0.38)
-    cab = [[0.35 * x, -y, 0.1], [x, y, rng.uniform(0.6, 0.72)]]
-    bed = [[-x, -y, 0.1], [0.3 * x, y, rng.uniform(0.26, 0.34)]]
+    x, y = rng.uniform(0.62, 0.72), rng.uniform(0.32, 0.4)
+    cab = [[0.2 * x, -y, 0.1], [x, y, rng.uniform(0.52, 0.64)]]
+    bed = [[-x, -y, 0.1], [0.2 * x, y, rng.uniform(0.28, 0.36)]]
     wheels = [_wheel(a * 0.6 * x, b * y) for a in (-1, 1) for b in (-1, 1)]
     return [cab, bed, *wheels], [0.0] * 6, [1.0, 0.88] + [0.3] * 4
 
 
 def _bus(rng: np.random.Generator) -> tuple[list[object], list[float], list[float]]:
-    x, y, z = rng.uniform(0.78, 0.9), rng.uniform(0.28, 0.34), rng.uniform(0.56, 0.68)
+    x, y, z = rng.uniform(0.64, 0.74), rng.uniform(0.32, 0.4), rng.uniform(0.5, 0.62)
     roof = [[-0.8 * x, -0.8 * y, z], [0.5 * x, 0.8 * y, z + 0.08]]
     wheels = [_wheel(a * 0.62 * x, b * y) for a in (-1, 1) for b in (-1, 1)]
     return [[[-x, -y, 0.1], [x, y, z]], roof, *wheels], [0.0] * 6, [1.0, 0.8] + [0.3] * 4
 
 
 def _steps(rng: np.random.Generator) -> tuple[list[object], list[float], list[float]]:
-    x, y, z = rng.uniform(0.5, 0.62), rng.uniform(0.36, 0.46), rng.uniform(0.24, 0.3)
+    x, y, z = rng.uniform(0.4, 0.52), rng.uniform(0.36, 0.46), rng.uniform(0.24, 0.3)
     blocks = [[[-x, -y, k * z], [x - k * 0.62 * x, y, (k + 1) * z]] for k in range(3)]
     return list(blocks), [0.0] * 3, [1.0, 0.94, 0.88]
 

@@ -8,6 +8,7 @@ stage is kept in the work folder, so an interrupted build goes on where it was.
 from __future__ import annotations
 
 import argparse
+import json
 import platform
 import time
 from dataclasses import asdict, dataclass
@@ -51,12 +52,15 @@ def build(work: Path, out: Path, budget: Budget, size: Size = SHIPPED, workers: 
     """Run every stage, write the pipeline to `out` and return the report that is written as `out/build.json`."""
     work.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
-    seconds: dict[str, float] = {}
-
-    started = time.perf_counter()
+    clock = work / "seconds.json"  # adds up over interrupted runs
+    seconds: dict[str, float] = json.loads(clock.read_text()) if clock.exists() else {}
+    since = time.perf_counter()
 
     def lap(stage: str) -> None:
-        seconds[stage] = round(time.perf_counter() - started - sum(seconds.values()), 1)
+        nonlocal since
+        seconds[stage] = round(seconds.get(stage, 0.0) + time.perf_counter() - since, 1)
+        since = time.perf_counter()
+        write_json(clock, seconds)
 
     corpus = corpora.build(work, budget.scale, workers)
     lap("corpus")
@@ -82,7 +86,7 @@ def build(work: Path, out: Path, budget: Budget, size: Size = SHIPPED, workers: 
         "machine": f"{platform.machine()}, {workers} processes of one thread",
         "budget": asdict(budget),
         "clips": len(corpus.frames),
-        "seconds_this_run": seconds,
+        "seconds": seconds,
         "text": {name: round(value, 4) for name, value in text.items()},
         "vae_psnr_db_held_out": round(psnr, 2),
         "parameters": {

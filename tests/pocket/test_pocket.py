@@ -39,7 +39,7 @@ def test_build_makes_a_loadable_pipeline_and_resumes(tmp_path: Path) -> None:
     before = weights.read_bytes()
     again = build(tmp_path / "work", tmp_path / "out", QUICK, TINY, workers=2)
     assert weights.read_bytes() == before
-    assert again["seconds_this_run"]["experts"] < report["seconds_this_run"]["experts"]
+    assert again["seconds"]["experts"] - report["seconds"]["experts"] < report["seconds"]["experts"]
     pipeline = WanImageToVideoPipeline.from_pretrained(tmp_path / "out")
     assert pipeline.config.boundary_ratio == 0.9
     assert pipeline.vae.config.latents_std != [1.0] * 16
