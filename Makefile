@@ -1,7 +1,7 @@
 # make demo    the whole chain on the pocket model, from rendered clips to a promoted pair
 # make test    the tests; make lint: ruff and mypy; make clean: remove .venv, caches and runs/demo
 # TORCH_PIP_ARGS chooses the torch wheel, for instance the CPU one, 190 MB in place of 2.5 GB with CUDA:
-#   make demo TORCH_PIP_ARGS="--index-url https://download.pytorch.org/whl/cpu"
+#   make demo TORCH_PIP_ARGS="--index-url URL_OF_THE_CPU_INDEX"
 
 PYTHON ?= python3
 TORCH ?= torch==2.13.0

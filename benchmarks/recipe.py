@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import fmean, median
+from statistics import fmean
 from typing import Any
 
 from rich.console import Console
@@ -57,28 +57,42 @@ def main() -> None:
     options = Options(scenes=args.scenes, clips=args.clips, steps=args.steps)
     demo = Demo(options, Layout(args.out), Console())
     render_clips(demo)
-    render_scenes(demo)
     cache(demo)
     pairs = {name: [train(demo, name, seed) for seed in args.seeds] for name in RECIPES}
-    measured = {name: [measure(demo, pair, options.sampler_steps) for pair in found] for name, found in pairs.items()}
-    four = [measure(demo, pair, 4) for pair in pairs["range"]]
-    models = {name: table(measured["range"][:1], name) for name in ("exact", "truth", "frozen", "base")}
-    models |= {"pair": table(measured["range"], "pair"), "whole": table(measured["whole"], "pair")}
-    models |= {"base_4": table(four[:1], "base"), "pair_4": table(four, "pair")}
     document = {
         "scenes": args.scenes,
         "seeds": args.seeds,
         "steps": args.steps,
         "training_seconds": {name: [pair.seconds for pair in found] for name, found in pairs.items()},
-        "rows": {name: row(values) for name, values in models.items()},
-        "drift_base_minus_pair": difference(models["base"], models["pair"], "subject_drift"),
-        "whole_minus_range": {metric: difference(models["pair"], models["whole"], metric) for metric in METRICS},
+        "shapes": {shapes: compare(judged(demo, shapes), pairs) for shapes in ("known", "unseen")},
     }
     write_json(args.out / "recipe.json", document)
     text = markdown(document)
     demo.console.print(text, markup=False)
     if args.markdown:
         insert(args.markdown, text)
+
+
+def judged(demo: Demo, shapes: str) -> Demo:
+    """The same demo with its own scenes, videos and filmstrips: new subjects of known kinds, or of unseen ones."""
+    other = Demo(replace(demo.options, shapes=shapes), Layout(demo.layout.root / shapes), demo.console)
+    render_scenes(other)
+    return other
+
+
+def compare(demo: Demo, pairs: Mapping[str, list[Trained]]) -> dict[str, Any]:
+    """All rows of one table, and the paired differences."""
+    steps = demo.options.sampler_steps
+    measured = {name: [measure(demo, pair, steps) for pair in found] for name, found in pairs.items()}
+    four = [measure(demo, pair, 4) for pair in pairs["range"]]
+    models = {name: table(measured["range"][:1], name) for name in ("exact", "truth", "frozen", "base")}
+    models |= {"pair": table(measured["range"], "pair"), "whole": table(measured["whole"], "pair")}
+    models |= {"base_4": table(four[:1], "base"), "pair_4": table(four, "pair")}
+    return {
+        "rows": {name: row(values) for name, values in models.items()},
+        "drift_pair_minus_base": difference(models["base"], models["pair"], "subject_drift"),
+        "whole_minus_range": {metric: difference(models["pair"], models["whole"], metric) for metric in METRICS},
+    }
 
 
 def train(demo: Demo, recipe: str, seed: int) -> Trained:
@@ -156,19 +170,41 @@ LABELS = {
 }
 
 
+TITLES = {
+    "known": "New subjects of known kinds (box, tower, car, van)",
+    "unseen": "Kinds that neither base nor adapters saw (truck, bus, steps)",
+}
+
+
 def markdown(document: Mapping[str, Any]) -> str:
-    """The table and the sentences below it."""
-    exact = document["rows"]["exact"]["subject_drift"]["median"]
-    frozen = document["rows"]["frozen"]["psnr"]["median"]
+    """Both tables and the sentences below them."""
+    seconds = document["training_seconds"]
     lines = [
-        f"{document['scenes']} held-out scenes of unseen shapes, training seeds {document['seeds']}, "
-        f"{document['steps']} updates per expert. Medians over scenes [95% bootstrap interval].",
-        "",
+        f"{document['scenes']} held-out scenes each, training seeds {document['seeds']}, {document['steps']} updates "
+        "per expert. Medians over scenes [95% bootstrap interval]. Training a pair took "
+        f"{', '.join(f'{s:.0f}' for s in seconds['range'])} s on two cores (whole range: "
+        f"{', '.join(f'{s:.0f}' for s in seconds['whole'])} s).",
+    ]
+    for shapes, title in TITLES.items():
+        lines += ["", f"### {title}", "", *_rows(document["shapes"][shapes]["rows"]), ""]
+        whole, drift = (document["shapes"][shapes][key] for key in ("whole_minus_range", "drift_pair_minus_base"))
+        lines += [
+            f"Drift, pair − base, paired over scenes: {interval(drift, 2)} px. "
+            "Whole range − expert's own range, paired over scenes: "
+            + ", ".join(f"{metric} {interval(whole[metric], 3)}" for metric in METRICS if whole[metric])
+            + "."
+        ]
+    return "\n".join(lines)
+
+
+def _rows(rows: Mapping[str, Any]) -> list[str]:
+    exact, frozen = rows["exact"]["subject_drift"]["median"], rows["frozen"]["psnr"]["median"]
+    lines = [
         "| | drift px | ÷ truth | PSNR dB | above frozen | direction, subject alone | angle error | motion ratio |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for name, label in LABELS.items():
-        values = document["rows"][name]
+        values = rows[name]
         drift, psnr = values["subject_drift"], values["psnr"]
         cells = [
             interval(drift, 2),
@@ -180,18 +216,7 @@ def markdown(document: Mapping[str, Any]) -> str:
             interval(values["motion_ratio"], 2),
         ]
         lines.append(f"| {label} | " + " | ".join(cells) + " |")
-    whole, seconds = document["whole_minus_range"], document["training_seconds"]
-    lines += [
-        "",
-        f"Drift, pair − base, paired over scenes: {interval(document['drift_base_minus_pair'], 2)} px. "
-        f"Training a pair took {', '.join(f'{s:.0f}' for s in seconds['range'])} s on two cores (whole range: "
-        f"{', '.join(f'{s:.0f}' for s in seconds['whole'])} s; median {median(seconds['range']):.0f} s).",
-        "",
-        "Whole range − expert's range, paired over scenes: "
-        + ", ".join(f"{metric} {interval(whole[metric], 3)}" for metric in METRICS if whole[metric])
-        + ".",
-    ]
-    return "\n".join(lines)
+    return lines
 
 
 def interval(value: Mapping[str, float] | None, digits: int, unit: str = "") -> str:

@@ -13,10 +13,10 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from enum import Enum
+from enum import StrEnum
 
 
-class Format(str, Enum):
+class Format(StrEnum):
     """A naming of the keys."""
 
     MUSUBI = "musubi"
@@ -29,7 +29,7 @@ class Format(str, Enum):
         return {"musubi": "lora_unet_", "diffusers": "transformer.", "comfyui": "diffusion_model."}[self.value]
 
 
-class Part(str, Enum):
+class Part(StrEnum):
     """One of the three tensors of a low-rank update W += (alpha/rank)·up @ down."""
 
     DOWN = "down"  # (rank, in)

@@ -46,8 +46,8 @@ CHAIN = (
     Stage(
         "scenes",
         (),
-        lambda o: f"{o.scenes} held-out scenes, subjects of shapes never trained on",
-        lambda o: {"scenes": o.scenes},
+        lambda o: f"{o.scenes} held-out scenes, new subjects of {o.shapes} kinds",
+        lambda o: {"scenes": o.scenes, "shapes": o.shapes},
         lambda at: (at.scenes,),
         _later("clips", "render_scenes"),
     ),

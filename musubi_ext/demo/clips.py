@@ -8,9 +8,11 @@ from pathlib import Path
 from musubi_ext.demo.stages import Demo
 from musubi_ext.demo.workers import spread
 from musubi_ext.orbits.render import write_dataset
+from musubi_ext.orbits.scenes import Family
 
 CLIP_SEED = 100_000  # clip i is scene 100,000 + i of the training subjects
-SCENE_SEED = 900_000  # scene i is scene 900,000 + i of the held-out subjects, shapes that no training clip shows
+SCENE_SEED = 900_000  # held-out scene i is scene 900,000 + i, which neither clips nor the base's corpus hold
+FAMILY: dict[str, Family] = {"known": "train", "unseen": "heldout"}
 CHUNK = 2  # clips a job: directions alternate from the first clip of a call on, so chunks are even
 
 
@@ -22,7 +24,7 @@ def render_clips(demo: Demo) -> None:
 
 def render_scenes(demo: Demo) -> None:
     """Held-out scenes, each with views all around, against which swept angles are measured."""
-    chunk = partial(_render_scenes, demo.layout.scenes)
+    chunk = partial(_render_scenes, demo.layout.scenes, FAMILY[demo.options.shapes])
     _render(demo, chunk, demo.options.scenes)
 
 
@@ -36,6 +38,6 @@ def _render_clips(folder: Path, job: tuple[int, int]) -> list[Path]:
     return write_dataset(folder, count, domain="orbit", seed=CLIP_SEED + start, family="train")
 
 
-def _render_scenes(folder: Path, job: tuple[int, int]) -> list[Path]:
+def _render_scenes(folder: Path, family: Family, job: tuple[int, int]) -> list[Path]:
     start, count = job
-    return write_dataset(folder, count, domain="orbit", seed=SCENE_SEED + start, family="heldout", with_sweep=True)
+    return write_dataset(folder, count, domain="orbit", seed=SCENE_SEED + start, family=family, with_sweep=True)

@@ -28,6 +28,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rank", type=int, default=16, help="of the adapters (%(default)s)")
     parser.add_argument("--sampler_steps", type=int, default=12, help="denoising steps of a video (%(default)s)")
     parser.add_argument(
+        "--shapes",
+        default="known",
+        choices=("known", "unseen"),
+        help="held-out subjects: new ones of known kinds, or kinds never trained on (%(default)s)",
+    )
+    parser.add_argument(
         "--base", default="pocket-i2v", metavar="DIR", help="pipeline folder of the pocket's layout (%(default)s)"
     )
 

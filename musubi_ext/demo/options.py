@@ -27,6 +27,7 @@ class Options:
     steps: int = 450  # updates of each expert
     rank: int = 16
     sampler_steps: int = 12
+    shapes: str = "known"  # of held-out subjects: "known" kinds in new scenes, or "unseen" kinds
     base: str = POCKET  # or a pipeline folder of the pocket's layout
 
     @classmethod
@@ -42,7 +43,7 @@ class Options:
         if Path(args.out).exists() and not Path(args.out).is_dir():
             problems.add(f"--out {args.out}", "expected a folder, found a file", "give another folder")
         problems.raise_if_any()
-        return cls(**{name: getattr(args, name) for name in (*_LOWEST, "base")})
+        return cls(**{name: getattr(args, name) for name in (*_LOWEST, "shapes", "base")})
 
 
 @dataclass(frozen=True)

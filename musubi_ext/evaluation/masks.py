@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from enum import Enum
+from enum import StrEnum
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,7 @@ FRAGMENT = 0.1  # of the largest region's area: smaller ones are not parts of th
 REACH = 4  # pixels of 64 that a subject may move between frames beyond its last silhouette
 
 
-class MaskSource(str, Enum):
+class MaskSource(StrEnum):
     """`TRUTH`: the truth's own masks, right for its own frames only. `COLOR`: a colour model of the first true mask."""
 
     TRUTH = "truth"

@@ -7,13 +7,13 @@ t ≥ boundary (geometry), the low-noise expert the rest (texture).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import Enum
+from enum import StrEnum
 from fractions import Fraction
 
 from musubi_ext.errors import UserError
 
 
-class Expert(str, Enum):
+class Expert(StrEnum):
     """One of the two denoisers."""
 
     HIGH = "high"

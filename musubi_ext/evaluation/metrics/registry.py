@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from enum import Enum
+from enum import StrEnum
 
 import cv2
 import numpy as np
@@ -16,7 +16,7 @@ OPENCV = f"opencv {cv2.__version__}"
 NUMPY = f"numpy {np.__version__}"
 
 
-class Better(str, Enum):
+class Better(StrEnum):
     """Which way a metric improves; REPORT is neither and must not be gated alone."""
 
     HIGHER = "higher"
