@@ -6,9 +6,12 @@ import json
 import math
 import os
 import signal
+import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -111,18 +114,28 @@ with sigterm_exits(), PairTracking(sys.argv[1], parent_run_id=sys.argv[2]) as tr
     expert = tracking.expert("high")
     expert.log_metrics({"loss": 0.5}, 1)
     print(expert.run_id, flush=True)
-    time.sleep(60)
+    time.sleep(600)
 """
 
 
+@contextmanager
+def expert_process(uri: str, parent: PairTracking) -> Iterator[subprocess.Popen[str]]:
+    """A process that trains one expert of `parent`; gone afterwards, however the test ends."""
+    command = [sys.executable, "-c", CHILD, uri, parent.run_id]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
 def test_sigterm_in_a_child_process_leaves_killed_and_the_parent_open(uri: str) -> None:
-    with PairTracking(uri) as parent:
-        process = subprocess.Popen([sys.executable, "-c", CHILD, uri, parent.run_id], stdout=subprocess.PIPE, text=True)
+    with PairTracking(uri) as parent, expert_process(uri, parent) as process:
         assert process.stdout is not None
         run_id = process.stdout.readline().strip()
         process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=30) == 143
-        process.stdout.close()
+        # Seconds on an idle machine; a process of low priority on a busy one was seen to need minutes just to exit.
+        assert process.wait(timeout=300) == 143
         run = parent._client.get_run(run_id)
         assert run.info.status == "KILLED"
         assert run.data.metrics == {"loss": 0.5}
@@ -185,10 +198,12 @@ def test_an_unknown_run_is_refused(uri: str) -> None:
 
 
 def test_logging_costs_the_training_thread_little(uri: str) -> None:
+    taken = []
     with PairTracking(uri) as parent:
-        began = time.perf_counter()
         for step in range(1000):
+            began = time.perf_counter()
             parent.log_metrics({"loss": 1.0}, step)
-        mean = (time.perf_counter() - began) / 1000
-    assert mean < 2e-3  # measured near 10 microseconds; a call that waited for the store would take 8 ms
+            taken.append(time.perf_counter() - began)
+    # The median, so that other processes do not decide: about 1 µs, where a call that waits for the store takes 8 ms.
+    assert statistics.median(taken) < 1e-3
     assert os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == "5"
