@@ -50,7 +50,7 @@ def test_two_real_clips_become_a_registered_pair_and_a_video(
     (tmp_path / "my_clips.toml").write_text(_DATASET)
     train = "train --task pocket-i2v --dataset_config my_clips.toml --network_dim 4 --max_train_steps 12 --no_mlflow"
     assert main([*train.split(), "--output_dir", "out", "--output_name", "real"]) == 0
-    assert main("registry register out --name real --candidate".split()) == 0
+    assert main(["registry", "register", "out", "--name", "real", "--candidate"]) == 0
     assert load_pair("models:/real@candidate").manifest["name"] == "real"
     generate = "generate --pair models:/real@candidate --steps 2 --size 64x64 --frames 5 -o made.mp4 --strip made.png"
     prompt = "eye level, camera circles right to left, an orange kitten"
@@ -69,8 +69,6 @@ def test_the_shipped_base_turns_as_the_caption_says_and_keeps_a_last_frame(tmp_p
         results = evaluate(made, truth=truth, metrics=["direction_subject_correct", "motion_ratio"])
         assert results["direction_subject_correct"].value == 1
         assert 0.7 < (results["motion_ratio"].value or 0) < 1.3
-        both = rotate(
-            truth.frames[0], caption, last=truth.frames[-1], seed=1, steps=8, size=(64, 64), frames=17
-        ).frames
+        both = rotate(truth.frames[0], caption, last=truth.frames[-1], seed=1, steps=8, size=(64, 64), frames=17).frames
         free, given = (np.abs(clip[-1].astype(int) - truth.frames[-1]).mean() for clip in (made, both))
         assert given < free

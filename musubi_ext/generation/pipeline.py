@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +10,7 @@ import torch
 
 from musubi_ext.errors import Problems, UserError
 from musubi_ext.pocket.config import pipeline_path
+from musubi_ext.quiet import quiet_loading
 
 if TYPE_CHECKING:
     from diffusers import UniPCMultistepScheduler, WanImageToVideoPipeline
@@ -61,7 +60,7 @@ def load_pipeline(
     folder, target = resolve_base(base), choose_device(device)
     chosen = dtype or (torch.bfloat16 if target.type == "cuda" else torch.float32)
     dtypes = {"default": chosen, "vae": torch.float32}
-    with _quiet():
+    with quiet_loading():
         from diffusers import WanImageToVideoPipeline
 
         pipeline = WanImageToVideoPipeline.from_pretrained(
@@ -90,25 +89,6 @@ def expert_steps(folder: Path, steps: int, shift: float) -> tuple[int, int]:
     scheduler.set_timesteps(steps)
     high = int((scheduler.timesteps >= boundary * scheduler.config.num_train_timesteps).sum())
     return high, steps - high
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """No bars for weights that load in a second, and no remarks about CLIP, which Wan2.2 does not use."""
-    from diffusers.utils import logging as diffusers_logging
-    from transformers.utils import logging as transformers_logging
-
-    verbosity = transformers_logging.get_verbosity()
-    bars = [log for log in (diffusers_logging, transformers_logging) if log.is_progress_bar_enabled()]
-    transformers_logging.set_verbosity_error()
-    for log in bars:
-        log.disable_progress_bar()
-    try:
-        yield
-    finally:
-        transformers_logging.set_verbosity(verbosity)
-        for log in bars:
-            log.enable_progress_bar()
 
 
 def _check_index(folder: Path, problems: Problems) -> None:

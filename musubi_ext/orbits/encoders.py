@@ -17,6 +17,7 @@ from torch import Tensor
 
 from musubi_ext.errors import Problems
 from musubi_ext.orbits.conditioning import condition_mask, condition_video
+from musubi_ext.quiet import quiet_loading
 from musubi_ext.video import Frames
 
 WAN_TEXT_TOKENS = 512  # Wan's own text length; a tokenizer that says less is believed
@@ -44,9 +45,10 @@ class Encoders:
         from diffusers import AutoencoderKLWan
         from transformers import AutoTokenizer, UMT5EncoderModel
 
-        vae = AutoencoderKLWan.from_pretrained(folder, subfolder="vae", torch_dtype=dtype).to(device)
-        text = UMT5EncoderModel.from_pretrained(folder, subfolder="text_encoder", dtype=dtype).to(device)
-        return cls(vae, text, AutoTokenizer.from_pretrained(folder / "tokenizer"))
+        with quiet_loading():
+            vae = AutoencoderKLWan.from_pretrained(folder, subfolder="vae", torch_dtype=dtype).to(device)
+            text = UMT5EncoderModel.from_pretrained(folder, subfolder="text_encoder", dtype=dtype).to(device)
+            return cls(vae, text, AutoTokenizer.from_pretrained(folder / "tokenizer"))
 
     @cached_property
     def vae_id(self) -> str:

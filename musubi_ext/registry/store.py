@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 from pathlib import Path
@@ -77,6 +78,8 @@ def connect(uri: str) -> MlflowClient:
     """A client of the store at `uri`, which has answered once. Raises UserError, within seconds, when it does not."""
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    if "MLFLOW_LOGGING_LEVEL" not in os.environ:  # it announces every table it creates
+        logging.getLogger("mlflow").setLevel(logging.WARNING)
     problem = _unreachable(uri)
     if problem:
         raise UserError(f"tracking store {without_password(uri)}: {problem} ({_REMEDY})")
