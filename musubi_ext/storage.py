@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import json
 import os
-import tempfile
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+_unfinished: set[Path] = set()
+
+
+@atexit.register
+def _sweep() -> None:
+    """A signal can strike between any two instructions, also before `try` or inside `finally`: sweep on the way out."""
+    for temporary in list(_unfinished):
+        temporary.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -17,17 +27,16 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
     """Yields a temporary path beside `path` (same suffix); renamed onto it on success, removed on any error."""
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.stem}.", suffix=target.suffix)
-    os.close(handle)
-    temporary = Path(name)
+    temporary = target.with_name(f".{target.stem}.{secrets.token_hex(4)}{target.suffix}")
+    _unfinished.add(temporary)
     try:
         yield temporary
         with open(temporary, "rb") as written:
             os.fsync(written.fileno())
-        os.chmod(temporary, 0o644)
         os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
+        _unfinished.discard(temporary)
 
 
 def write_text(path: Path | str, text: str) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -79,3 +81,18 @@ def test_sha256_is_of_the_bytes(tmp_path: Path) -> None:
     data = bytes(range(256)) * 9000  # more than one block
     (tmp_path / "a").write_bytes(data)
     assert sha256(tmp_path / "a") == hashlib.sha256(data).hexdigest()
+
+
+def test_what_a_signal_leaves_unfinished_is_swept_at_exit(tmp_path: Path) -> None:
+    # as if a signal had struck after the file was begun and before `try` was entered
+    left = tmp_path / ".file.0123abcd.txt"
+    program = f"""
+from pathlib import Path
+from musubi_ext import storage
+left = Path({str(left)!r})
+storage._unfinished.add(left)
+left.write_text("half")
+raise SystemExit(130)
+"""
+    assert subprocess.run([sys.executable, "-c", program]).returncode == 130
+    assert not left.exists()
