@@ -28,7 +28,8 @@ def write_mp4(
 ) -> None:
     """Encode uint8 RGB frames (F, H, W, 3) as H.264 and store `comment` as JSON in the container's metadata.
 
-    One encoder thread, so the same frames give the same bytes. H and W must be even for yuv420p.
+    The same frames give the same bytes: one encoder thread, and x264's plain algorithms, since its vectorised
+    lookahead reads memory that it has not written (seen at 64×64). H and W must be even for yuv420p.
     """
     with atomic_path(path) as temporary, av.open(str(temporary), "w", format="mp4") as container:
         if comment is not None:
@@ -36,7 +37,7 @@ def write_mp4(
         stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001))
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = pix_fmt
-        stream.options = {"crf": str(crf), "threads": "1"}
+        stream.options = {"crf": str(crf), "threads": "1", "x264-params": "cpu-independent=1"}
         for frame in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))
         container.mux(stream.encode())
