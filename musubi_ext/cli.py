@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from musubi_ext.adapters.pair import AdapterPair
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells say
+CLOSED_PIPE = 141  # 128 + SIGPIPE
 
 
 def build_parser() -> Parser:
@@ -61,6 +63,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
+    except BrokenPipeError:  # `musubi-ext … | head`: the reader has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return CLOSED_PIPE
 
 
 def _run(words: list[str]) -> int:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from musubi_ext.cli import main
+from musubi_ext.cli import CLOSED_PIPE, main
 
 SNAPSHOTS = Path(__file__).with_name("snapshots")
 VERBS = [
@@ -154,3 +156,14 @@ def test_cache_dry_run_encodes_nothing(tmp_path: Path, tiny_pipeline: Path, caps
     assert not caches.exists()
     assert main(cache) == 0
     assert len(list(caches.glob("*.safetensors"))) == 4
+
+
+def test_a_reader_that_leaves_early_sees_no_traceback(tmp_path: Path) -> None:
+    render = f"data render --out {tmp_path / 'clips'} --count 2 --dry-run"
+    words = [sys.executable, "-u", "-m", "musubi_ext.cli", *render.split()]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == CLOSED_PIPE
