@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
 class UserError(Exception):
@@ -23,6 +26,14 @@ class Problems:
     def add(self, where: object, message: str, fix: str = "") -> None:
         """Record one mistake. `where` names the file (and key), `message` says expected and found, `fix` the remedy."""
         self.found.append(f"{where}: {message}" + (f" ({fix})" if fix else ""))
+
+    def collect(self, action: Callable[[], T]) -> T | None:
+        """What `action` returns; None, with its problems recorded, when it raises UserError."""
+        try:
+            return action()
+        except UserError as error:
+            self.found += error.problems
+            return None
 
     def raise_if_any(self) -> None:
         """Raises UserError listing every recorded problem, in the order found."""

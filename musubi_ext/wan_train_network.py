@@ -1,7 +1,7 @@
 """Train a pair of adapters: `accelerate launch -m musubi_ext.wan_train_network …` with musubi-tuner's flags and ours.
 
-Parses, checks everything that can be checked, caches the clips that are not cached, trains each expert that is not
-finished, and assembles the pair in `--output_dir`: NAME_h.safetensors, NAME_l.safetensors, NAME.pair.json.
+Parses, checks everything that can be checked, caches the clips that are not cached (pocket task), trains each expert
+that is not finished, and assembles the pair in `--output_dir`: NAME_h.safetensors, NAME_l.safetensors, NAME.pair.json.
 
 Exit status: 0 done, 1 an expert could not be trained, 2 the input is wrong, 130 interrupted.
 """
@@ -10,19 +10,19 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from musubi_ext.errors import UserError
-from musubi_ext.hosts.arguments import parse
 from musubi_ext.hosts.endings import TrainingFailed, terminable
 
 if TYPE_CHECKING:
     from musubi_ext.adapters.pair import AdapterPair
+    from musubi_ext.hosts.jobs import Plan
     from musubi_ext.hosts.recording import Recording
-    from musubi_ext.hosts.resolve import Plan
+    from musubi_ext.pair_previews import PairPreviews
 
 INTERRUPTED = 130  # what a shell reports for Ctrl-C
 
@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"failed: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("interrupted: finished experts and checkpoints are kept; start again to go on", file=sys.stderr)
+        print("interrupted: finished experts, checkpoints and states are kept; start again to go on", file=sys.stderr)
         return INTERRUPTED
     return 0
 
@@ -51,10 +51,15 @@ def run(argv: Sequence[str], console: Console) -> AdapterPair | None:
 
     Raises UserError for wrong input, TrainingFailed when an expert could not be trained.
     """
-    args = parse(argv)
-    from musubi_ext.hosts.resolve import resolve
+    from musubi_ext.hosts import choice
 
-    plan = resolve(args)
+    args = choice.parse(argv)
+    if args.extension == "off":
+        from musubi_ext.hosts.musubi.plain import train_plain
+
+        train_plain(args)
+        return None
+    plan = choice.resolve(args)
     if args.dry_run:
         from musubi_ext.hosts.report import describe
 
@@ -65,55 +70,99 @@ def run(argv: Sequence[str], console: Console) -> AdapterPair | None:
 
 def train(plan: Plan, console: Console) -> AdapterPair | None:
     """Cache, train what is not finished, assemble the pair. As `run`."""
-    from musubi_ext.hosts.assembly import assemble, both_halves, existing, settings_of
+    from musubi_ext.hosts.launched import end_processes, is_main, main_process_first
+    from musubi_ext.hosts.output_lock import locked
+
+    try:
+        with locked(plan.args.output_dir) if is_main() else nullcontext():
+            with main_process_first():
+                _cache(plan, console)
+            return _train(plan, console)
+    finally:
+        end_processes()
+
+
+def _train(plan: Plan, console: Console) -> AdapterPair | None:
+    from musubi_ext.hosts.assembly import assemble, existing, missing_half
     from musubi_ext.hosts.checkpoints import is_finished, run_metadata
+    from musubi_ext.hosts.launched import is_main
     from musubi_ext.hosts.phases import run_in_turn
     from musubi_ext.hosts.side_by_side import run_side_by_side
-    from musubi_ext.orbits.cache import cache_dataset
 
-    cache_dataset(plan.data, plan.pipeline, console=console)  # skips what is cached already
-    settings = {job.expert: settings_of(job) for job in plan.jobs}
-    finished = [job for job in plan.jobs if not plan.args.overwrite and is_finished(job.path, settings[job.expert])]
+    finished = [job for job in plan.jobs if not plan.args.overwrite and is_finished(job.path, job.settings)]
     for job in finished:
         _say(console, f"{job.expert.value}-noise expert: finished, kept as it is ({job.path})")
     jobs = [job for job in plan.jobs if job not in finished]
-    if not jobs and (pair := existing(plan)) is not None:
+    if not jobs and not missing_half(plan) and (pair := existing(plan)) is not None:
         return pair
-    metadata = {job.expert: run_metadata(settings[job.expert]) for job in jobs}
-    with _recording(plan, console) as recording:
-        recording.start(plan, settings)
-        together = plan.args.parallel_experts and len(jobs) > 1
-        (run_side_by_side if together else run_in_turn)(jobs, metadata, recording.expert, console)
-        halves, reason = both_halves(plan)
-        if not halves:
+    metadata = {job.expert: run_metadata(job.settings, plan.host_version) for job in jobs}
+    with _recording(plan, console) as recorded:
+        recorded.start(plan)
+        preview = _previews(plan, recorded)
+        if plan.args.parallel_experts and len(jobs) > 1:
+            run_side_by_side(jobs, metadata, recorded.expert, console)
+        else:
+            run_in_turn(jobs, metadata, recorded.expert, console, preview)
+        if not is_main():
+            return None
+        if reason := missing_half(plan):
             trained = ", ".join(str(job.path) for job in plan.jobs)
             _say(console, f"trained: {trained}; no pair yet: {reason}")
             return None
-        pair = assemble(plan, halves, recording.run_id)
-        recording.finish(list(pair.files().values()))
+        pair = assemble(plan, recorded.run_id)
+        recorded.finish(list(pair.files().values()))
+        if preview is not None:
+            preview.at_end()
     _say(console, f"pair: {pair.path}")
     return pair
 
 
+def _previews(plan: Plan, recorded: Recording) -> PairPreviews | None:
+    """Who makes videos with both experts; nobody without `--sample_prompts`."""
+    if not plan.args.sample_prompts:
+        return None
+    from musubi_ext.pair_previews import PairPreviews
+
+    return PairPreviews(plan, recorded.previewed)
+
+
 @contextmanager
 def _recording(plan: Plan, console: Console) -> Iterator[Recording]:
-    """Where this run is tracked: MLflow, imported here and nowhere else in training, or nowhere with `--no_mlflow`."""
-    from musubi_ext.hosts.recording import Recording
+    """Where this run is tracked: MLflow, imported here and nowhere else in training, or nowhere with `--no_mlflow`.
+
+    With `--resume auto` a broken-off run is taken up: `NAME.run.json` names it, and goes when the pair is there.
+    """
+    from musubi_ext.hosts.launched import is_main
+    from musubi_ext.hosts.recording import Recording, RunFile
 
     args = plan.args
-    if args.no_mlflow:
+    if args.no_mlflow or not is_main():
         yield Recording(None)
         return
     from musubi_ext.registry.tracking import PairTracking
 
-    name = args.mlflow_run_name or plan.name
-    with PairTracking(args.mlflow_tracking_uri, experiment=args.mlflow_experiment, run_name=name) as tracking:
-        yield Recording(tracking)
-    _say(console, f"tracked: {tracking.where()}")
+    file = RunFile(plan)
+    name, known = args.mlflow_run_name or plan.name, file.read() if args.resume == "auto" else None
+    with PairTracking(args.mlflow_tracking_uri, experiment=args.mlflow_experiment, run_name=name, run_id=known) as runs:
+        file.write(runs.uri, runs.run_id)
+        yield Recording(runs)
+        file.remove()
+    _say(console, f"tracked: {runs.where()}")
+
+
+def _cache(plan: Plan, console: Console) -> None:
+    """Cache what is not cached, where the models are at hand that do it here."""
+    if plan.pipeline is not None:
+        from musubi_ext.orbits.cache import cache_dataset
+
+        cache_dataset(plan.data, plan.pipeline, console=console)
 
 
 def _say(console: Console, line: str) -> None:
-    console.print(line, highlight=False, markup=False, soft_wrap=True)
+    from musubi_ext.hosts.launched import is_main
+
+    if is_main():
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

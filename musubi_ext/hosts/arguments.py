@@ -6,20 +6,16 @@ Where musubi-tuner leaves a choice to the user, or its default is made for anoth
 from __future__ import annotations
 
 import argparse
-import difflib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
-
-import toml
+from typing import NoReturn
 
 from musubi_ext.errors import Problems, UserError
+from musubi_ext.hosts.own_flags import POCKET, add_own_flags, gather_words, nearest
 from musubi_ext.hosts.refused import REFUSED
 from musubi_ext.schedule.experts import find_task
 
-POCKET = "pocket-i2v"  # the task of the embedded host
 REQUIRED = ("dataset_config", "output_dir", "output_name")
-EXPERTS = ("high,low", "low,high", "high", "low")
 
 
 class Parser(argparse.ArgumentParser):
@@ -45,8 +41,9 @@ def build_parser() -> Parser:
         allow_abbrev=False,
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    for add in (_add_model, _add_schedule, _add_optimizer, _add_network, _add_memory, _add_saving, _add_tracking):
+    for add in (_add_model, _add_schedule, _add_optimizer, _add_network, _add_memory, _add_saving, _add_states):
         add(parser)
+    add_own_flags(parser)
     for name in REFUSED:
         parser.add_argument(f"--{name}", nargs="*", default=None, help=argparse.SUPPRESS)
     return parser
@@ -66,14 +63,8 @@ def _add_model(parser: Parser) -> None:
 
 
 def _add_schedule(parser: Parser) -> None:
-    group = parser.add_argument_group("experts and timesteps")
-    group.add_argument("--experts", default="high,low", choices=EXPERTS, help="which experts to train")
-    group.add_argument(
-        "--full_range", action="store_true", help="each expert over the whole timestep range, as Circle-Rotate trains"
-    )
-    group.add_argument("--parallel_experts", action="store_true", help="both experts side by side, a process each")
+    group = parser.add_argument_group("timesteps and length")
     group.add_argument("--timestep_boundary", help="hand-over, 0.9 or 900; the task's own by default")
-    group.add_argument("--confirm_boundary", help="the same number again, where it is not the boundary of the task")
     group.add_argument("--timestep_sampling", default="shift", help="density of the timesteps (musubi-tuner: sigma)")
     group.add_argument("--discrete_flow_shift", type=float, default=5.0, help="shift of it (musubi-tuner: 1)")
     group.add_argument("--sigmoid_scale", type=float, default=1.0, help="spread of sigmoid, shift and flux_shift")
@@ -91,7 +82,6 @@ def _add_schedule(parser: Parser) -> None:
     group.add_argument("--max_train_steps", type=int, default=500, help="updates of each expert (musubi-tuner: 1600)")
     group.add_argument("--max_train_epochs", type=int, help="passes over the data; replaces --max_train_steps")
     group.add_argument("--seed", type=int, default=42, help="of noise, timesteps, order and initialisation")
-    group.add_argument("--validate_every_n_steps", type=int, default=200, help="0: only before and after training")
 
 
 def _add_optimizer(parser: Parser) -> None:
@@ -130,26 +120,27 @@ def _add_saving(parser: Parser) -> None:
     group = parser.add_argument_group("output")
     group.add_argument("--output_dir", type=Path, help="folder of the pair (required)")
     group.add_argument("--output_name", help="name of the checkpoints: NAME_h, NAME_l (required)")
-    group.add_argument("--pair_name", help="name of the pair, when it is not --output_name")
     group.add_argument("--save_every_n_epochs", type=int, help="NAME_h-000001.safetensors, …")
     group.add_argument("--save_every_n_steps", type=int, help="NAME_h-step00000100.safetensors, …")
     group.add_argument("--save_precision", default="float", choices=["float", "fp16", "bf16"], help="of saved weights")
-    group.add_argument("--overwrite", action="store_true", help="train again what is finished")
-    group.add_argument("--dry_run", "--dry-run", action="store_true", help="print what would be done, and end")
+    group.add_argument("--save_last_n_epochs", type=int, help="keep only so many of the checkpoints by epoch")
+    group.add_argument("--save_last_n_steps", type=int, help="keep only the checkpoints of the last N updates")
+    group.add_argument("--sample_prompts", type=Path, help="file of prompts that previews are made of")
 
 
-def _add_tracking(parser: Parser) -> None:
-    group = parser.add_argument_group("tracking")
-    group.add_argument("--mlflow_tracking_uri", help="sqlite:///mlflow.db in the working directory by default")
-    group.add_argument("--mlflow_experiment", default="musubi-ext", help="experiment of the runs")
-    group.add_argument("--mlflow_run_name", help="name of the pair's run; the pair's by default")
-    group.add_argument("--no_mlflow", action="store_true", help="track nothing")
+def _add_states(parser: Parser) -> None:
+    group = parser.add_argument_group("resuming")
+    group.add_argument("--resume", help="auto: go on where a killed run was; or a state's folder")
+    group.add_argument("--save_state", action="store_true", help="a training state with every checkpoint")
+    group.add_argument("--save_state_on_train_end", action="store_true", help="a training state at the end")
+    group.add_argument("--save_last_n_epochs_state", type=int, help="--save_last_n_epochs for states")
+    group.add_argument("--save_last_n_steps_state", type=int, help="--save_last_n_steps for states")
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """Command line and `--config_file` to arguments. Raises UserError with every unknown and every refused flag."""
     parser, problems = build_parser(), Problems()
-    words = [*_config_words(parser, argv, problems), *argv]
+    words = gather_words(argv, parser.flags, problems)
     _find_unknown(parser, words, problems)
     args = argparse.Namespace()
     try:
@@ -191,48 +182,6 @@ def _find_refused(args: argparse.Namespace, problems: Problems) -> None:
         given = getattr(args, name)
         if given is not None and not (name == "blocks_to_swap" and given == ["0"]):
             problems.add(f"--{name}", "not possible with task pocket-i2v", reason)
-
-
-def _config_words(parser: Parser, argv: Sequence[str], problems: Problems) -> list[str]:
-    """The flags of `--config_file`, as if they came first on the command line (musubi-tuner: read_config_from_file)."""
-    finder = Parser(add_help=False, allow_abbrev=False)
-    finder.add_argument("--config_file")
-    name = finder.parse_known_args(argv)[0].config_file
-    if name is None:
-        return []
-    path = Path(name if name.endswith(".toml") else f"{name}.toml")
-    words: list[str] = []
-    for key, value in _flat_toml(path).items():
-        if f"--{key}" not in parser.flags:
-            problems.add(f"{path} {key}", "unknown flag", nearest(f"--{key}", parser.flags))
-        elif value is not False:
-            words += [f"--{key}", *_words(value)]
-    return words
-
-
-def _flat_toml(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise UserError(f"--config_file {path}: expected a TOML file, found nothing")
-    try:
-        document = toml.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, IndexError) as error:  # toml 0.10 lets an IndexError out of some malformed lines
-        raise UserError(f"{path}: not valid TOML: {error}") from error
-    flat: dict[str, Any] = {}
-    for key, value in document.items():
-        flat.update(value if isinstance(value, dict) else {key: value})
-    return flat
-
-
-def _words(value: Any) -> list[str]:
-    if value is True:
-        return []
-    return [str(item) for item in value] if isinstance(value, list) else [str(value)]
-
-
-def nearest(flag: str, flags: Sequence[str]) -> str:
-    """ "did you mean --learning_rate?", or where to look."""
-    close = difflib.get_close_matches(flag, flags, 1)
-    return f"did you mean {close[0]}?" if close else "see --help"
 
 
 def _int_or_float(text: str) -> int | float:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
@@ -21,14 +22,25 @@ from musubi_ext.orbits.dataset import OrbitDataset
 from musubi_ext.schedule.plan import Phase
 
 PRECISIONS = {"float": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-FINGERPRINT, SETTINGS, FINISHED, VALIDATION = "ss_run_fingerprint", "ss_run_settings", "ss_finished", "ss_validation"
+FINGERPRINT, SETTINGS, FINISHED = "ss_run_fingerprint", "ss_run_settings", "ss_finished"
+VALIDATION, BEST, PAIR_ID, DATA = "ss_validation", "ss_best_validation", "ss_pair_id", "ss_dataset_fingerprint"
+HOST = "ss_musubi_tuner"  # version and commit
 # What may differ between two runs that make the same adapter.
 _IRRELEVANT = """
-config_file dataset_config dit dit_high_noise vae t5 experts parallel_experts full_range min_timestep max_timestep
-timestep_boundary confirm_boundary preserve_distribution_shape output_dir output_name pair_name save_every_n_epochs
-save_every_n_steps overwrite dry_run validate_every_n_steps mlflow_tracking_uri mlflow_experiment mlflow_run_name
-no_mlflow max_data_loader_n_workers persistent_data_loader_workers sdpa
+config_file preset host extension dataset_config dit dit_high_noise vae t5 clip experts parallel_experts full_range
+min_timestep max_timestep timestep_boundary confirm_boundary preserve_distribution_shape output_dir output_name
+pair_name save_every_n_epochs save_every_n_steps save_last_n_epochs save_last_n_steps save_state
+save_state_on_train_end save_state_every_n_steps save_last_n_epochs_state save_last_n_steps_state resume
+resume_from_huggingface overwrite dry_run no_bands preview_every_n_epochs preview_at_end sample_prompts
+sample_every_n_steps sample_every_n_epochs sample_at_first mlflow_tracking_uri mlflow_experiment mlflow_run_name
+no_mlflow log_with logging_dir log_prefix log_tracker_name log_tracker_config log_config wandb_run_name wandb_api_key
+huggingface_repo_id huggingface_repo_type huggingface_path_in_repo huggingface_token huggingface_repo_visibility
+save_state_to_huggingface async_upload no_metadata metadata_title metadata_author metadata_description
+metadata_license metadata_tags metadata_reso metadata_arch max_data_loader_n_workers persistent_data_loader_workers
+ddp_timeout ddp_gradient_as_bucket_view ddp_static_graph show_timesteps dit_dtype vae_dtype vae_cache_cpu fp8_t5
+disable_numpy_memmap use_pinned_memory_for_block_swap sdpa
 """
+_OF_ONE_EXPERT = ("expert", "low", "high", "base")
 _RECORDED = """
 output_name learning_rate max_train_steps gradient_accumulation_steps gradient_checkpointing
 gradient_checkpointing_cpu_offload lr_warmup_steps lr_scheduler network_module network_dim network_alpha mixed_precision
@@ -47,6 +59,11 @@ def step_name(name: str, step: int) -> str:
     return f"{name}-step{step:08d}.safetensors"
 
 
+def best_name(name: str) -> str:
+    """NAME-best.safetensors: the adapter at its lowest validation loss."""
+    return f"{name}-best.safetensors"
+
+
 def last_name(name: str) -> str:
     """NAME.safetensors (musubi-tuner's get_last_ckpt_name)."""
     return f"{name}.safetensors"
@@ -63,6 +80,7 @@ def run_settings(args: Namespace, phase: Phase, data: DatasetConfig, base: str) 
         "boundary": phase.boundary,
         "base": base,
         "data": OrbitDataset(data).fingerprint(),
+        "processes": int(os.environ.get("WORLD_SIZE", "1")),
         "torch": torch.__version__,
         "musubi_ext": __version__,
     }
@@ -73,9 +91,20 @@ def fingerprint(settings: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def run_metadata(settings: dict[str, Any]) -> dict[str, str]:
-    """The entries by which a finished expert is recognised."""
-    return {FINGERPRINT: fingerprint(settings), SETTINGS: json.dumps(settings, sort_keys=True, default=str)}
+def run_metadata(settings: dict[str, Any], host: str | None = None) -> dict[str, str]:
+    """The entries by which a finished expert is recognised; `host`: version and commit of musubi-tuner."""
+    return {
+        **({} if host is None else {HOST: host}),
+        FINGERPRINT: fingerprint(settings),
+        SETTINGS: json.dumps(settings, sort_keys=True, default=str),
+        DATA: str(settings["data"]),
+        PAIR_ID: pair_id(settings),
+    }
+
+
+def pair_id(settings: dict[str, Any]) -> str:
+    """What both experts of a pair have in common, in 16 hexadecimal digits."""
+    return fingerprint({key: value for key, value in settings.items() if key not in _OF_ONE_EXPERT})[:16]
 
 
 def is_finished(path: Path, settings: dict[str, Any]) -> bool:

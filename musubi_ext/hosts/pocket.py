@@ -16,12 +16,14 @@ import torch
 from torch import Tensor, nn
 
 from musubi_ext.adapters.files import write_lora
-from musubi_ext.hosts.checkpoints import FINISHED, PRECISIONS, epoch_name, last_name, step_name, training_metadata
+from musubi_ext.hosts.checkpoints import FINISHED, PRECISIONS, last_name, training_metadata
 from musubi_ext.hosts.extension import OrbitExtension
 from musubi_ext.hosts.hooks import Hooks
+from musubi_ext.hosts.loop import Run, TrainingLoop
 from musubi_ext.hosts.optimizers import build_optimizer, build_schedule, key_values
 from musubi_ext.hosts.pocket_model import add_lora, load_expert, lora_layers, lora_state, pad_text, text_tokens
 from musubi_ext.hosts.seam import DiTOutput
+from musubi_ext.hosts.state_policy import StatePolicy
 
 DTYPE = torch.float32  # of weights, adapters and latents; autocast lowers the precision of single operations
 
@@ -32,11 +34,18 @@ class PocketHost(Hooks):
     `train` returns the path of the finished adapter, `args.output_dir`/`args.output_name`.safetensors.
     """
 
+    policy: StatePolicy | None
+
     def train(self, args: Namespace) -> Path:
-        """Train one expert's adapter. `args` belongs to this run: steps follow from epochs, as upstream."""
+        """Train one expert's adapter, going on from a state where `self.policy` finds one.
+
+        `args` belongs to this run: steps follow from epochs, as upstream.
+        """
         from accelerate.utils import set_seed
 
         self.handle_model_specific_args(args)
+        policy = self.policy or StatePolicy(args, {})
+        state = policy.start()
         set_seed(args.seed)
         data, collator, epoch = self._build_dataset(args)
         accelerator = _accelerator(args)
@@ -48,7 +57,15 @@ class PocketHost(Hooks):
             args.max_train_steps = args.max_train_epochs * math.ceil(len(loader) / args.gradient_accumulation_steps)
         schedule = build_schedule(args, optimizer)
         network, optimizer, loader, schedule = accelerator.prepare(network, optimizer, loader, schedule)
-        path = self._run_training_loop(args, accelerator, data, loader, epoch, network, optimizer, schedule)
+        kind = type(optimizer.optimizer)
+        self._metadata = training_metadata(
+            args, data.num_train_items, len(loader), f"{kind.__module__}.{kind.__name__}"
+        )
+        run = Run(accelerator, loader, epoch, network, network, optimizer, schedule)
+        TrainingLoop(self, args, run, policy).train(state)
+        self._metadata[FINISHED] = "true"
+        path = self.save(args, run, last_name(args.output_name))
+        policy.finished()
         accelerator.free_memory()
         return path
 
@@ -146,74 +163,32 @@ class PocketHost(Hooks):
             loss = loss * compute_loss_weighting_for_sd3(args.weighting_scheme, sigmas)
         return loss.mean(), {}
 
-    def _run_training_loop(
-        self,
-        args: Namespace,
-        accelerator: Any,
-        data: Any,
-        loader: Any,
-        current_epoch: Any,
-        network: Any,
-        optimizer: Any,
-        schedule: Any,
-    ) -> Path:
-        self.on_train_start(args, accelerator, network, network, optimizer)
-        kind = type(optimizer.optimizer)
-        metadata = training_metadata(args, data.num_train_items, len(loader), f"{kind.__module__}.{kind.__name__}")
-        epochs = math.ceil(args.max_train_steps / math.ceil(len(loader) / args.gradient_accumulation_steps))
-        step = 0
-        for epoch in range(epochs):
-            current_epoch.value = epoch + 1
-            loader.set_epoch(epoch + 1)  # accelerate passes it on to the data set
-            for batch in loader:
-                self._train_batch(args, accelerator, network, optimizer, schedule, batch, step)
-                if accelerator.sync_gradients:
-                    step += 1
-                    if args.save_every_n_steps and step % args.save_every_n_steps == 0:
-                        self._save(args, accelerator, network, step_name(args.output_name, step), metadata, step, epoch)
-                if step >= args.max_train_steps:
-                    break
-            if args.save_every_n_epochs and (epoch + 1) % args.save_every_n_epochs == 0 and epoch + 1 < epochs:
-                name = epoch_name(args.output_name, epoch + 1)
-                self._save(args, accelerator, network, name, metadata, step, epoch + 1)
-        metadata[FINISHED] = "true"
-        return self._save(args, accelerator, network, last_name(args.output_name), metadata, step, epochs)
+    def epoch_begins(self, args: Namespace, run: Run) -> None:
+        """Nothing to prepare."""
 
-    def _train_batch(
-        self, args: Namespace, accelerator: Any, network: Any, optimizer: Any, schedule: Any, batch: Any, step: int
-    ) -> None:
-        latents = batch["latents"]
-        with accelerator.accumulate(network):
-            noise = torch.randn_like(latents)
-            loss, _ = self.process_batch(
-                args, accelerator, network, network, batch, latents, noise, None, DTYPE, DTYPE, None, step
-            )
-            accelerator.backward(loss)
-            if accelerator.sync_gradients and args.max_grad_norm:
-                accelerator.clip_grad_norm_([p for p in network.parameters() if p.requires_grad], args.max_grad_norm)
-            optimizer.step()
-            schedule.step()
-            optimizer.zero_grad(set_to_none=True)
-            self.on_post_optimizer_step(args, accelerator, network, network, accelerator.sync_gradients, step)
+    def batch_begins(self, args: Namespace, run: Run, latents: Tensor) -> Tensor:
+        """The latents as they are: caches hold them normalised."""
+        return latents
 
-    def _save(
-        self,
-        args: Namespace,
-        accelerator: Any,
-        network: Any,
-        name: str,
-        metadata: dict[str, Any],
-        step: int,
-        epoch: int,
-    ) -> Path:
+    def gradients_ready(self, args: Namespace, run: Run) -> None:
+        """Clip the gradients of the whole window to `--max_grad_norm`."""
+        if args.max_grad_norm:
+            run.accelerator.clip_grad_norm_(list(run.adapter.values()), args.max_grad_norm)
+
+    def batch_done(self, args: Namespace, run: Run, loss: Tensor, metrics: dict[str, float]) -> None:
+        """The extension tracks; this host has no log of its own."""
+
+    def save(self, args: Namespace, run: Run, name: str) -> Path:
+        """Write the adapter as it stands to `args.output_dir`/`name`."""
         # The extension is asked at every save, where upstream asks once: by then it knows the validation losses.
-        metadata = {**metadata, **self.extra_metadata(args), "ss_steps": step, "ss_epoch": epoch}
-        state = lora_state(accelerator.unwrap_model(network), PRECISIONS[args.save_precision])
+        position = {"ss_steps": run.position.step, "ss_epoch": run.position.epoch}
+        metadata = {**self._metadata, **self.extra_metadata(args), **position}
+        precision = PRECISIONS[args.save_precision]
         path = Path(args.output_dir) / name
+        state = lora_state(run.accelerator.unwrap_model(run.network), precision)
         write_lora(path, state, {key: str(value) for key, value in metadata.items()})
-        self.on_post_save(
-            args, accelerator, network, network, name, PRECISIONS[args.save_precision], metadata, FINISHED in metadata
-        )
+        final = FINISHED in metadata
+        self.on_post_save(args, run.accelerator, run.network, run.network, name, precision, metadata, final)
         return path
 
 

@@ -11,15 +11,14 @@ _SWAP = "a pocket expert fits in memory whole, nothing is swapped or offloaded"
 _COMPILE = "the pocket host does not compile"
 _ATTENTION = "the pocket host runs torch's own attention: use --sdpa"
 _LOGS = "runs are tracked in MLflow: use --mlflow_tracking_uri and --mlflow_experiment"
-_SAMPLES = "make videos with the finished pair: musubi-ext generate --pair OUTPUT_DIR"
-_STATE = "a finished expert is kept and not trained again; a broken-off one starts anew"
+_SAMPLES = "videos are made by both experts together: use --preview_every_n_epochs with --sample_prompts"
+_STATE = "states stay where they are written"
 _HUB = "nothing is uploaded: publish the finished pair yourself"
 _PROCESSES = "the pocket host runs one process per expert: use --parallel_experts"
 _SCHEDULE = "use --lr_scheduler with --lr_warmup_steps, --lr_scheduler_num_cycles and --lr_scheduler_power"
 _METADATA = "the adapters' metadata is fixed: use --training_comment"
 _NETWORK = "a pair is a plain LoRA on all ten linears of every block"
 _TIMESTEPS = "timesteps are drawn from the whole density inside the expert's range"
-_PRUNE = "checkpoints are small: delete the ones you do not want"
 _MODEL = "the pocket model has no such part"
 
 _REASONS = {
@@ -31,9 +30,8 @@ _REASONS = {
     _ATTENTION: "flash_attn sage_attn xformers flash3 split_attn",
     _LOGS: "log_with logging_dir log_prefix log_tracker_name log_tracker_config log_config "
     "wandb_run_name wandb_api_key",
-    _SAMPLES: "sample_prompts sample_at_first sample_every_n_steps sample_every_n_epochs",
-    _STATE: "resume save_state save_state_on_train_end save_last_n_epochs_state save_last_n_steps_state "
-    "resume_from_huggingface save_state_to_huggingface",
+    _SAMPLES: "sample_at_first sample_every_n_steps sample_every_n_epochs",
+    _STATE: "resume_from_huggingface save_state_to_huggingface",
     _HUB: "huggingface_repo_id huggingface_repo_type huggingface_path_in_repo huggingface_token "
     "huggingface_repo_visibility async_upload",
     _PROCESSES: "ddp_timeout ddp_gradient_as_bucket_view ddp_static_graph",
@@ -43,7 +41,6 @@ _REASONS = {
     _NETWORK: "network_weights network_dropout dim_from_weights scale_weight_norms base_weights "
     "base_weights_multiplier",
     _TIMESTEPS: "num_timestep_buckets show_timesteps mode_scale flow_shift guidance_scale",
-    _PRUNE: "save_last_n_epochs save_last_n_steps",
     _MODEL: "clip one_frame force_v2_1_time_embedding",
 }
 REFUSED: dict[str, str] = {flag: reason for reason, flags in _REASONS.items() for flag in flags.split()}

@@ -6,7 +6,7 @@ import json
 import math
 
 from musubi_ext.errors import UserError
-from musubi_ext.hosts.resolve import Job, Plan
+from musubi_ext.hosts.jobs import Job, Plan
 from musubi_ext.orbits.dataset import OrbitDataset
 
 

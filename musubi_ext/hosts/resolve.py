@@ -5,58 +5,24 @@ from __future__ import annotations
 import math
 import os
 from argparse import Namespace
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 
 from musubi_ext.errors import Problems, UserError
-from musubi_ext.hosts.arguments import nearest
-from musubi_ext.hosts.checkpoints import last_name
+from musubi_ext.hosts.own_flags import nearest
+from musubi_ext.hosts.common_checks import check_common, plan_options
+from musubi_ext.hosts.jobs import Job, Plan
 from musubi_ext.hosts.optimizers import check_optimizer, key_values
 from musubi_ext.hosts.pocket_model import transformer_folder
 from musubi_ext.orbits.config import DatasetConfig, load_dataset_config
 from musubi_ext.pocket.config import pipeline_path
-from musubi_ext.schedule.experts import Expert, Task, find_task
+from musubi_ext.schedule.experts import find_task
 from musubi_ext.schedule.plan import Phase, phases
-from musubi_ext.schedule.timesteps import density
 
 NETWORK_MODULES = ("networks.lora_wan", "musubi_tuner.networks.lora_wan")
 NETWORK_ARGS = ("loraplus_lr_ratio",)
-T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Job:
-    """One expert's training: its phase, and arguments that are its own (`dit`, `t5` and `output_name` resolved)."""
-
-    phase: Phase
-    args: Namespace
-    data: DatasetConfig
-
-    @property
-    def expert(self) -> Expert:
-        """Whose adapter this makes."""
-        return self.phase.expert
-
-    @property
-    def path(self) -> Path:
-        """The finished adapter."""
-        return Path(self.args.output_dir) / last_name(self.phase.output_name)
-
-
-@dataclass(frozen=True)
-class Plan:
-    """A checked command: what to train and with what."""
-
-    args: Namespace
-    task: Task
-    name: str  # of the pair
-    data: DatasetConfig
-    pipeline: Path  # folder of the VAE and the text encoder
-    jobs: tuple[Job, ...]
 
 
 def resolve(args: Namespace) -> Plan:
@@ -64,12 +30,12 @@ def resolve(args: Namespace) -> Plan:
     problems = Problems()
     task = find_task(args.task)
     _check_flags(args, problems)
-    data = _collect(problems, lambda: load_dataset_config(args.dataset_config))
-    pipeline = _collect(problems, lambda: _pipeline(args))
+    data = problems.collect(lambda: load_dataset_config(args.dataset_config))
+    pipeline = problems.collect(lambda: _pipeline(args))
     name = args.pair_name or args.output_name
     options = _plan_options(args, name)
-    planned = _collect(problems, lambda: phases(options)) or []
-    folders = [_collect(problems, lambda p=phase: transformer_folder(p.dit, p.expert)) for phase in planned]  # type: ignore[misc]
+    planned = problems.collect(lambda: phases(options)) or []
+    folders = [problems.collect(lambda p=phase: transformer_folder(p.dit, p.expert)) for phase in planned]  # type: ignore[misc]
     problems.raise_if_any()
     assert data is not None  # its problems would have been raised
     assert pipeline is not None
@@ -82,13 +48,9 @@ def resolve(args: Namespace) -> Plan:
 def _plan_options(args: Namespace, name: str) -> Any:
     """The arguments in the words of `schedule.plan.PlanOptions`."""
     default = _whole_pipeline(args) or pipeline_path()
-    options = Namespace(**vars(args))
-    options.output_name = name
-    options.experts = args.experts if args.experts in ("high", "low") else "both"
+    options = plan_options(args, name)
     options.dit = str(args.dit or default)
     options.dit_high_noise = str(args.dit_high_noise or default)
-    if args.full_range:
-        options.min_timestep, options.max_timestep = 0.0, 1000.0
     return options
 
 
@@ -130,16 +92,14 @@ def _check_flags(args: Namespace, problems: Problems) -> None:
     check_optimizer(args, problems)
     if args.network_module not in NETWORK_MODULES:
         problems.add("--network_module", f"expected {NETWORK_MODULES[0]}, found {args.network_module}")
-    options = _collect(problems, lambda: key_values("--network_args", args.network_args)) or {}
+    options = problems.collect(lambda: key_values("--network_args", args.network_args)) or {}
     for key in options:
         if key not in NETWORK_ARGS:
             problems.add(f"--network_args {key}", "the pocket host has no such option", nearest(key, NETWORK_ARGS))
     if args.weighting_scheme in ("logit_normal", "mode"):
         fix = f"use --timestep_sampling {'logit_normal' if args.weighting_scheme == 'logit_normal' else 'shift'}"
         problems.add(f"--weighting_scheme {args.weighting_scheme}", "changes only --timestep_sampling sigma", fix)
-    _collect(problems, lambda: _density(args))
-    if args.full_range and (args.min_timestep is not None or args.max_timestep is not None):
-        problems.add("--full_range", "contradicts --min_timestep and --max_timestep", "leave one of them out")
+    check_common(args, problems)
     if args.mixed_precision == "fp16" and not torch.cuda.is_available():
         problems.add("--mixed_precision fp16", "needs a CUDA device, found none", "use bf16 or no")
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
@@ -147,23 +107,12 @@ def _check_flags(args: Namespace, problems: Problems) -> None:
     _check_numbers(args, problems)
 
 
-def _density(args: Namespace) -> None:
-    """Raises UserError for an unknown `--timestep_sampling` or parameters that no density has."""
-    density(
-        args.timestep_sampling,
-        shift=args.discrete_flow_shift,
-        sigmoid_scale=args.sigmoid_scale,
-        logit_mean=args.logit_mean,
-        logit_std=args.logit_std,
-        latent_hw=(8, 8),
-    )
-
-
 def _check_numbers(args: Namespace, problems: Problems) -> None:
     least = {"network_dim": 1, "gradient_accumulation_steps": 1, "lr_scheduler_num_cycles": 1}
     least |= {"network_alpha": 0, "max_grad_norm": 0, "lr_warmup_steps": 0, "learning_rate": 0, "seed": 0}
-    least |= {"validate_every_n_steps": 0, "max_data_loader_n_workers": 0}
-    for name in ("save_every_n_epochs", "save_every_n_steps"):
+    least |= {"max_data_loader_n_workers": 0}
+    counts = ("save_every_n_epochs", "save_every_n_steps", "save_last_n_epochs", "save_last_n_steps")
+    for name in (*counts, "save_last_n_epochs_state", "save_last_n_steps_state"):
         least |= {name: 1} if getattr(args, name) is not None else {}
     for name, bound in least.items():
         value = getattr(args, name)
@@ -172,11 +121,3 @@ def _check_numbers(args: Namespace, problems: Problems) -> None:
     if args.seed >= 2**32:
         problems.add("--seed", f"expected less than {2**32}, found {args.seed}")
 
-
-def _collect(problems: Problems, action: Callable[[], T]) -> T | None:
-    """What `action` returns; None, with its problems recorded, when it raises UserError."""
-    try:
-        return action()
-    except UserError as error:
-        problems.found += error.problems
-        return None

@@ -18,7 +18,8 @@ NOISE_SEED = 20_240_229  # one noise per batch, the same in every run, so that l
 class Validation:
     """Mean squared velocity error on the hold-out split at each of `timesteps` (t in [0, 1]).
 
-    Draws only from generators of its own: training with it is bit-identical to training without.
+    Draws only from generators of its own: training with it is bit-identical to training without. Several processes
+    share the batches among them and all know the result.
     """
 
     def __init__(self, holdout: OrbitDataset, timesteps: Sequence[float]) -> None:
@@ -34,8 +35,8 @@ class Validation:
         """{"val/loss": mean, "val/loss_t450": loss at t = 0.45, …}; each clip weighs the same."""
         training = network.training
         network.eval()
-        totals, clips = torch.zeros(len(self.timesteps), dtype=torch.float64), 0
-        for index in range(len(self.holdout)):
+        totals = torch.zeros(len(self.timesteps) + 1, dtype=torch.float64)  # the last counts clips
+        for index in range(accelerator.process_index, len(self.holdout), accelerator.num_processes):
             batch = self.holdout[index]
             noise = fixed_noise(batch["latents"], NOISE_SEED + index).to(accelerator.device)
             latents = batch["latents"].to(accelerator.device)
@@ -46,9 +47,11 @@ class Validation:
                 )
                 error = nn.functional.mse_loss(output.pred.float(), output.target.float())
                 totals[place] += error.double().cpu() * len(latents)
-            clips += len(latents)
+            totals[-1] += len(latents)
         network.train(training)
-        losses = (totals / clips).tolist()
+        if accelerator.num_processes > 1:
+            totals = accelerator.reduce(totals.to(accelerator.device), reduction="sum").cpu()
+        losses = (totals[:-1] / totals[-1]).tolist()
         named = {f"val/loss_t{round(1000 * t):03d}": loss for t, loss in zip(self.timesteps, losses, strict=True)}
         return {"val/loss": sum(losses) / len(losses), **named}
 
@@ -56,3 +59,25 @@ class Validation:
 def fixed_noise(like: Tensor, seed: int) -> Tensor:
     """Standard normal noise of the shape of `like`, a function of shape and seed alone."""
     return torch.randn(like.shape, generator=torch.Generator().manual_seed(seed)).to(like)
+
+
+class Patience:
+    """Which validation was the best, and for how many there was none better (`--early_stop_patience`)."""
+
+    def __init__(self, patience: int | None) -> None:
+        self.patience = patience
+        self.best: tuple[int, float] | None = None  # step and loss
+        self.worse = 0
+
+    def update(self, step: int, loss: float) -> bool:
+        """Take note of a validation; True when it is the best so far."""
+        if self.best is None or loss < self.best[1]:
+            self.best, self.worse = (step, loss), 0
+            return True
+        self.worse += 1
+        return False
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether training should end."""
+        return self.patience is not None and self.worse >= self.patience

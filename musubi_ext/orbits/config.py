@@ -77,6 +77,7 @@ class DatasetConfig:
     path: Path
     datasets: tuple[VideoDataset, ...]
     orbit: OrbitOptions = OrbitOptions()
+    orbit_given: bool = True  # False: the file has no [orbit] table, and means to musubi-tuner what it says
 
 
 def load_dataset_config(path: Path | str, *, check_files: bool = True) -> DatasetConfig:
@@ -158,7 +159,8 @@ def _check_dataset(where: str, merged: Mapping[str, Any], table: Mapping[str, An
 
 def _build(path: Path, document: Mapping[str, Any]) -> DatasetConfig:
     tables = [{**_inherited(document), **table} for table in document["datasets"]]
-    return DatasetConfig(path, tuple(map(_dataset, tables)), OrbitOptions(**document.get("orbit", {})))
+    options = OrbitOptions(**document.get("orbit", {}))
+    return DatasetConfig(path, tuple(map(_dataset, tables)), options, "orbit" in document)
 
 
 def _dataset(table: dict[str, Any]) -> VideoDataset:

@@ -72,6 +72,31 @@ class OrbitDataset(torch.utils.data.Dataset[Batch]):
         """Windows in an epoch, repeats included (musubi-tuner's name)."""
         return sum(self.config.datasets[item.dataset].num_repeats for item in self.items)
 
+    @property
+    def in_memory(self) -> bool:
+        """Whether caches are read once and kept."""
+        return self._loaded is not None
+
+    def set_max_train_steps(self, max_train_steps: int) -> None:
+        """musubi-tuner tells its data sets how long a training is; nothing here depends on it."""
+
+    def metadata(self) -> list[dict[str, Any]]:
+        """Every [[datasets]] table as musubi-tuner describes its own (`VideoDataset.get_metadata`)."""
+        return [
+            {
+                "resolution": list(dataset.resolution),
+                "caption_extension": dataset.caption_extension,
+                "batch_size_per_device": dataset.batch_size,
+                "num_repeats": dataset.num_repeats,
+                "enable_bucket": dataset.enable_bucket,
+                "bucket_no_upscale": dataset.bucket_no_upscale,
+                "video_directory": dataset.video_directory.name if dataset.video_directory else None,
+                "frame_extraction": dataset.frame_extraction,
+                "target_frames": list(dataset.target_frames),
+            }
+            for dataset in self.config.datasets
+        ]
+
     def set_epoch(self, epoch: int) -> None:
         """Order the batches of this epoch: a function of seed + epoch, not of the epochs before."""
         rng = random.Random(self.seed + epoch)

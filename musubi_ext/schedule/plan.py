@@ -19,7 +19,7 @@ EXPERTS: dict[str, tuple[Expert, ...]] = {
     "high": (Expert.HIGH,),
     "low": (Expert.LOW,),
 }
-QUANTILES = 5  # validation timesteps per expert
+QUANTILES = 9  # validation timesteps per expert
 
 
 @dataclass(frozen=True)

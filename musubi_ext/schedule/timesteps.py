@@ -11,15 +11,20 @@ from torch import Tensor
 
 from musubi_ext.errors import UserError
 from musubi_ext.schedule.densities import (
+    RESOLUTION_SHIFTS,
     Density,
     Uniform,
-    flux_shifted,
+    ideogram4_shifted,
     log_snr,
     logit_normal,
+    resolution_shifted,
     shifted_sigmoid,
 )
+from musubi_ext.schedule.mixtures import QINGLONG, qinglong
 
-SAMPLERS = ("uniform", "shift", "sigmoid", "logit_normal", "logsnr", "flux_shift")
+_BY_RESOLUTION = (*RESOLUTION_SHIFTS, "ideogram4_shift", *QINGLONG)  # need the latent's height and width
+
+SAMPLERS = ("uniform", "shift", "sigmoid", "logit_normal", "logsnr", *_BY_RESOLUTION)
 
 _SIGMA = (
     "--timestep_sampling sigma: refused, because with a range musubi-tuner inverts it (900 to 1000 trains t = 1 to 100)"
@@ -36,26 +41,32 @@ def density(
     logit_std: float = 1.0,
     latent_hw: tuple[int, int] | None = None,
 ) -> Density:
-    """The law that musubi-tuner's `--timestep_sampling NAME` draws from (logit_normal: its `--weighting_scheme`).
+    """The law that musubi-tuner's `--timestep_sampling NAME` draws from, for every NAME but sigma.
 
-    `latent_hw` is needed by flux_shift alone. Parameters of other laws are not looked at. Raises UserError.
+    logit_normal is the paper's own law and no NAME upstream: its `--weighting_scheme logit_normal` indexes a descending
+    schedule and so trains the mirror image, 1 − t. `latent_hw`, in cells, is needed by the laws that depend on the
+    resolution. Parameters of other laws are not looked at. Raises UserError.
     """
+    if name in _BY_RESOLUTION:
+        if latent_hw is None:
+            raise UserError(f"--timestep_sampling {name}: the latent's height and width are needed (latent_hw)")
+        return _by_resolution(name, latent_hw, sigmoid_scale, logit_mean, logit_std)
     if name == "uniform":
         return Uniform()
-    if name == "shift":
-        return shifted_sigmoid(shift, sigmoid_scale)
-    if name == "sigmoid":
-        return shifted_sigmoid(1.0, sigmoid_scale)
+    if name in ("shift", "sigmoid"):
+        return shifted_sigmoid(shift if name == "shift" else 1.0, sigmoid_scale)
     if name == "logit_normal":
         return logit_normal(logit_mean, logit_std)
     if name == "logsnr":
         return log_snr(logit_mean, logit_std)
-    if name == "flux_shift":
-        if latent_hw is None:
-            raise UserError("--timestep_sampling flux_shift: the latent's height and width are needed (latent_hw)")
-        return flux_shifted(latent_hw, sigmoid_scale)
     others = ", ".join(SAMPLERS)
     raise UserError(_SIGMA.format(others=others) if name == "sigma" else f"--timestep_sampling {name}: not in {others}")
+
+
+def _by_resolution(name: str, latent_hw: tuple[int, int], scale: float, logit_mean: float, logit_std: float) -> Density:
+    if name in QINGLONG:
+        return qinglong(name, latent_hw, scale, logit_mean, logit_std)
+    return resolution_shifted(name, latent_hw, scale) if name in RESOLUTION_SHIFTS else ideogram4_shifted(latent_hw)
 
 
 def sample_timesteps(

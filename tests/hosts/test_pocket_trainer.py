@@ -30,12 +30,16 @@ class Recorder:
     def __init__(self) -> None:
         self.metrics: list[tuple[int, dict[str, float]]] = []
         self.steps: list[int] = []
+        self.tags: dict[str, Any] = {}
 
     def log_metrics(self, metrics: dict[str, float], step: int) -> None:
         self.metrics.append((step, dict(metrics)))
 
     def update(self, step: int, total: int, loss: float) -> None:
         self.steps.append(step)
+
+    def set_tags(self, tags: dict[str, Any]) -> None:
+        self.tags.update(tags)
 
     def of(self, name: str) -> list[float]:
         return [values[name] for _, values in self.metrics if name in values]

@@ -76,8 +76,8 @@ def test_one_file_for_both_experts_is_a_mistake_but_a_pipeline_folder_is_not(opt
 
 
 def test_validation_timesteps_are_cell_midpoints() -> None:
-    assert validation_timesteps(Expert.LOW, 0.9) == pytest.approx((0.09, 0.27, 0.45, 0.63, 0.81))
-    assert validation_timesteps(Expert.HIGH, 0.9) == pytest.approx((0.91, 0.93, 0.95, 0.97, 0.99))
+    assert validation_timesteps(Expert.LOW, 0.9) == pytest.approx([0.05 + 0.1 * cell for cell in range(9)])
+    assert validation_timesteps(Expert.HIGH, 0.9) == pytest.approx([0.9 + 0.1 * (cell + 0.5) / 9 for cell in range(9)])
     law = density("shift", shift=8.0)
     weighted = validation_timesteps(Expert.LOW, 0.9, law, count=4)
     assert law.cdf(weighted) / law.cdf(0.9) == pytest.approx([0.125, 0.375, 0.625, 0.875], rel=1e-5)

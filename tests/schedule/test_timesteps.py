@@ -7,17 +7,33 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy.stats import ks_2samp, kstest, truncnorm
 
 from musubi_ext.errors import UserError
-from musubi_ext.schedule.densities import LogitNormal
+from musubi_ext.schedule.densities import LogitNormal, ideogram4_shifted
 from musubi_ext.schedule.experts import Expert, timestep_range
+from musubi_ext.schedule.mixtures import Mixture
 from musubi_ext.schedule.timesteps import SAMPLERS, density, sample_timesteps
 
 HW = (90, 160)
 DRAWS = 100_000
+
+
+TOKENS = (HW[0] // 2) * (HW[1] // 2)
+
+
+def line(x1: float, y1: float, x2: float, y2: float, x: float) -> float:
+    return y1 + (y2 - y1) * (x - x1) / (x2 - x1)
+
+
+SHIFTS = {
+    "flux_shift": line(256, 0.5, 4096, 1.15, TOKENS),
+    "flux2_shift": line(256, 0.5, 4096, 1.15, HW[0] * HW[1]),
+    "qwen_shift": line(256, 0.5, 8192, 0.9, TOKENS),
+    "krea2_shift": line(256, 0.5, 6400, 1.15, TOKENS),
+}
 
 
 def host_draw(
@@ -31,12 +47,17 @@ def host_draw(
         return (mean + std * normal).sigmoid()
     if name == "logsnr":
         return (-(mean + std * normal) / 2).sigmoid()
+    if name == "ideogram4_shift":
+        t = (0.5 * math.log(16 * HW[0] * 16 * HW[1] / 512**2) + 1.5 * normal).sigmoid()
+        return t.clamp(1 - 1 / (1 + math.exp(-7.5)), 1 - 1 / (1 + math.exp(9)))
+    if name.startswith("qinglong"):
+        middle = host_draw(name[9:] + "_shift", n, rng, shift=shift, scale=scale, mean=mean, std=std)
+        first, second = (0.79, 0.90) if name == "qinglong_flux" else (0.95, 0.95)
+        choice = torch.rand(n, dtype=torch.float64, generator=rng)
+        t = torch.where(choice < second, (-(mean + std * normal) / 2).sigmoid(), (-(5.36 + normal) / 2).sigmoid())
+        return torch.where(choice < first, middle, t)
     t = (normal * scale).sigmoid()
-    if name == "sigmoid":
-        return t
-    if name == "flux_shift":
-        slope = (1.15 - 0.5) / (4096 - 256)
-        shift = math.exp(slope * ((HW[0] // 2) * (HW[1] // 2)) + (0.5 - slope * 256))
+    shift = math.exp(SHIFTS[name]) if name in SHIFTS else {"sigmoid": 1.0, "shift": shift}[name]
     return t * shift / (1 + (shift - 1) * t)
 
 
@@ -129,6 +150,7 @@ def test_every_draw_is_in_range(
     seed: int,
 ) -> None:
     low, high = sorted(edges)
+    assume(name != "ideogram4_shift" or (low < 0.9998 and high > 0.0006))  # no draws beyond its clamp
     t = sample_timesteps(
         name,
         64,
@@ -156,6 +178,49 @@ def test_truncated_quantile_is_the_composition_of_cdf_and_inverse(name: str, u: 
     assert law.icdf(law.cdf(inside)) == pytest.approx(inside, rel=1e-6)
 
 
+@pytest.mark.parametrize(("low", "high"), [(0.0, 1.0), (0.9, 1.0), (0.0, 0.05), (0.99999, 0.999999), (1e-9, 1e-8)])
+def test_a_mixture_of_one_law_with_itself_is_that_law(low: float, high: float) -> None:
+    law, u = LogitNormal(-1.0, 0.5), np.linspace(0.0, 1.0, 101)
+    mixed, plain = Mixture((law, law), (0.3, 0.7)).truncated(u, low, high), law.truncated(u, low, high)
+    np.testing.assert_allclose(mixed, plain, rtol=1e-9)
+    np.testing.assert_allclose(1 - mixed, 1 - plain, rtol=1e-9)
+
+
+def test_the_mixtures_quantiles_solve_its_cdf() -> None:
+    law = density("qinglong_flux", latent_hw=HW, logit_mean=-1.5, logit_std=2.0)
+    for low, high in ((0.0, 0.9), (0.9, 1.0), (0.02, 0.03)):
+        u = np.linspace(0.0, 1.0, 1001)
+        t = law.truncated(u, low, high)
+        below, above = law.cdf(np.array([low, high]))
+        np.testing.assert_allclose((law.cdf(t) - below) / (above - below), u, atol=1e-12)
+        assert (np.diff(t) > 0).all()
+
+
+def test_far_from_all_but_one_part_the_mixture_is_that_part() -> None:
+    wide, narrow, u = LogitNormal(0.0, 1.0), LogitNormal(0.0, 0.1), np.linspace(0.0, 1.0, 11)
+    np.testing.assert_allclose(
+        Mixture((narrow, wide), (1 - 1e-9, 1e-9)).truncated(u, 0.999, 1.0), wide.truncated(u, 0.999, 1.0), rtol=1e-12
+    )
+
+
+def test_what_ideogram4_clamps_is_an_atom_at_each_end() -> None:
+    law = ideogram4_shifted((2, 2))  # 32×32 pixels: mean −2.77, so 8e-4 of the mass is below the clamp
+    assert 1 / (1 + math.exp(7.5)) == pytest.approx(law.first, rel=1e-12)
+    assert 1 / (1 + math.exp(-9)) == pytest.approx(law.last, rel=1e-12)
+    atom = float(law.cdf(np.array(law.first)))
+    assert 7e-4 < atom < 9e-4
+    assert law.cdf(np.array([law.first * 0.999, law.last * 0.9999, law.last])).tolist()[::2] == [0.0, 1.0]
+    u = np.array([0.5, 0.999, 1.001, 2.0]) * atom
+    assert (law.truncated(u, 0.0, 1.0) == law.first).tolist() == [True, True, False, False]
+    half = float(law.cdf(np.array(0.1)))  # the atom's share grows when the range shrinks around it
+    assert (law.truncated(u / half, 0.0, 0.1) == law.first).tolist() == [True, True, False, False]
+    assert (law.truncated(u, 0.0, law.first) == law.first).all()
+    assert (law.truncated(u, law.last, 1.0) == law.last).all()
+    assert (
+        law.truncated(np.linspace(0, 1, 5), 0.01, 0.02) == law.law.truncated(np.linspace(0, 1, 5), 0.01, 0.02)
+    ).all()
+
+
 def test_same_seed_same_draws_and_global_state_without_a_generator() -> None:
     first, again = (
         sample_timesteps("shift", 9, 0.9, 1.0, generator=torch.Generator().manual_seed(5)) for _ in range(2)
@@ -173,7 +238,14 @@ def test_same_seed_same_draws_and_global_state_without_a_generator() -> None:
         ({"name": "shift", "shift": 0.0}, "--discrete_flow_shift 0"),
         ({"name": "logsnr", "logit_std": 0.0}, "--logit_std 0"),
         ({"name": "logit_normal", "logit_mean": math.nan}, "finite mean"),
-        ({"name": "flux_shift"}, "latent_hw"),
+        ({"name": "sigma"}, "shift, sigmoid, logit_normal, logsnr, flux_shift, flux2_shift, qwen_shift, krea2_shift, "),
+        ({"name": "sigma"}, "ideogram4_shift, qinglong_flux, qinglong_qwen"),
+        ({"name": "flux_shift"}, "flux_shift: the latent's height"),
+        ({"name": "qinglong_qwen"}, "qinglong_qwen: the latent's height"),
+        ({"name": "ideogram4_shift", "latent_hw": (8, 8), "high": 0.0005}, "clamped to 0.000552"),
+        ({"name": "ideogram4_shift", "latent_hw": (8, 8), "low": 0.9999}, "no mass where t is clamped"),
+        ({"name": "qinglong_flux", "latent_hw": (8, 8), "logit_std": 0.0}, "--logit_std 0"),
+        ({"name": "qinglong_qwen", "latent_hw": (8, 8), "sigmoid_scale": 0.0}, "--sigmoid_scale 0"),
         ({"name": "uniform", "low": 0.9, "high": 0.1}, "expected 0 ≤ low < high ≤ 1"),
         ({"name": "uniform", "high": 900.0}, "expected 0 ≤ low < high ≤ 1"),
         ({"name": "uniform", "low": 0.5 + 1e-12, "high": 0.5 + 2e-12}, "float32"),

@@ -1,0 +1,63 @@
+"""What musubi-tuner imports and our own installation does not bring: it is added with --no-deps, pins unheeded.
+
+Its exact pins (diffusers 0.32.1, accelerate 1.6.0, …) exclude a diffusers that has Wan2.2; with the newest of
+everything it trains the same adapters, bit for bit.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Requirement:
+    """A module, and the name under which pip knows it."""
+
+    module: str
+    distribution: str
+
+    @property
+    def is_missing(self) -> bool:
+        """Whether `import` would not find it. It is not imported."""
+        return importlib.util.find_spec(self.module) is None
+
+    @property
+    def version(self) -> str | None:
+        """The installed version; None when pip has no record of it under this name."""
+        try:
+            return importlib.metadata.version(self.distribution)
+        except importlib.metadata.PackageNotFoundError:
+            return None
+
+
+ALWAYS = (
+    Requirement("easydict", "easydict"),
+    Requirement("einops", "einops"),
+    Requirement("voluptuous", "voluptuous"),
+    Requirement("ftfy", "ftfy"),
+    Requirement("cv2", "opencv-python-headless"),
+    Requirement("sentencepiece", "sentencepiece"),
+    Requirement("torchvision", "torchvision"),
+    Requirement("toml", "toml"),
+    Requirement("tqdm", "tqdm"),
+    Requirement("huggingface_hub", "huggingface-hub"),
+)
+WITH_CUDA = Requirement("bitsandbytes", "bitsandbytes")  # the 8-bit optimizers; it has no use without CUDA
+
+
+def missing(cuda: bool = False) -> list[Requirement]:
+    """What has to be installed before training; `cuda`: count what only a CUDA device needs."""
+    wanted = (*ALWAYS, WITH_CUDA) if cuda else ALWAYS
+    return [requirement for requirement in wanted if requirement.is_missing]
+
+
+def pip_command(requirements: Iterable[Requirement]) -> str:
+    """The shell command that installs them. torchvision comes alone: its dependency is one exact, other torch."""
+    names = [requirement.distribution for requirement in requirements]
+    plain = [name for name in names if name != "torchvision"]
+    commands = [f"pip install {' '.join(plain)}"] if plain else []
+    commands += ["pip install --no-deps torchvision"] if "torchvision" in names else []
+    return " && ".join(commands)
