@@ -15,7 +15,16 @@ from musubi_ext.adapters.files import LoraFile, read_lora
 from musubi_ext.adapters.manifest import SUFFIX, transformer_shape
 from musubi_ext.adapters.pair import AdapterPair
 from musubi_ext.adapters.tensors import read_header
-from musubi_ext.hosts.checkpoints import BEST, FINISHED, PAIR_ID, SETTINGS, VALIDATION, last_name, pair_id, read_metadata
+from musubi_ext.hosts.checkpoints import (
+    BEST,
+    FINISHED,
+    PAIR_ID,
+    SETTINGS,
+    VALIDATION,
+    last_name,
+    pair_id,
+    read_metadata,
+)
 from musubi_ext.hosts.jobs import MUSUBI, Plan
 from musubi_ext.schedule.experts import Expert
 from musubi_ext.schedule.naming import output_name

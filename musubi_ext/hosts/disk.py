@@ -43,5 +43,3 @@ def _reason(error: Exception, path: Path) -> str | None:
     if "file write failed" in text or "pytorchstreamwriter" in text or shutil.disk_usage(path.parent).free < FULL:
         return f"no room, or no permission ({str(error).splitlines()[0]})"
     return None
-
-

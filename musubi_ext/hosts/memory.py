@@ -125,9 +125,9 @@ def estimate(
 ) -> Memory:
     """The memory of one phase on one device, for latents (F, h, w) and weights stored as `file_type` (BYTES).
 
-    Of `args`: mixed_precision, fp8_base, fp8_scaled, blocks_to_swap, gradient_checkpointing, gradient_checkpointing_cpu_offload,
-    force_v2_1_time_embedding, network_dim, optimizer_type; what a host has no flag for counts as not given. A step of
-    `gradient_accumulation_steps` needs no more.
+    Of `args`: mixed_precision, fp8_base, fp8_scaled, blocks_to_swap, gradient_checkpointing, network_dim,
+    gradient_checkpointing_cpu_offload, force_v2_1_time_embedding, optimizer_type; what a host has no flag for counts as
+    not given. A step of `gradient_accumulation_steps` needs no more.
     """
     stored = BYTES[file_type]
     held = 1 if _flag(args, "fp8_base") else max(stored, 2)  # fp8 files are held in 16 bits unless fp8 is asked for

@@ -1,4 +1,4 @@
-"""One training at a time in an output directory: a lock on the directory itself, gone with the process that holds it."""
+"""One training at a time in an output directory: a lock on the directory, gone with the process that holds it."""
 
 from __future__ import annotations
 

@@ -93,7 +93,9 @@ class RunFile:
         try:
             return str(json.loads(self.path.read_text(encoding="utf-8"))["run_id"])
         except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{self.path}: expected a run's id, found none (delete the file to start a new run)") from error
+            raise UserError(
+                f"{self.path}: expected a run's id, found none (delete the file to start a new run)"
+            ) from error
 
     def write(self, uri: str, run_id: str) -> None:
         """Remember the run."""

@@ -11,12 +11,12 @@ from typing import Any
 import torch
 
 from musubi_ext.errors import Problems, UserError
-from musubi_ext.hosts.own_flags import nearest
 from musubi_ext.hosts.common_checks import check_common, plan_options
 from musubi_ext.hosts.jobs import Job, Plan
 from musubi_ext.hosts.optimizers import check_optimizer, key_values
+from musubi_ext.hosts.own_flags import nearest
 from musubi_ext.hosts.pocket_model import transformer_folder
-from musubi_ext.orbits.config import DatasetConfig, load_dataset_config
+from musubi_ext.orbits.config import load_dataset_config
 from musubi_ext.pocket.config import pipeline_path
 from musubi_ext.schedule.experts import find_task
 from musubi_ext.schedule.plan import Phase, phases
@@ -120,4 +120,3 @@ def _check_numbers(args: Namespace, problems: Problems) -> None:
             problems.add(f"--{name}", f"expected at least {bound}, found {value}")
     if args.seed >= 2**32:
         problems.add("--seed", f"expected less than {2**32}, found {args.seed}")
-

@@ -19,8 +19,8 @@ from rich.console import Console
 
 from musubi_ext.errors import UserError
 from musubi_ext.hosts.endings import DivergedError, TrainingFailed, terminable
-from musubi_ext.hosts.phases import Bar, Trackers, bars, train_job
 from musubi_ext.hosts.jobs import Job
+from musubi_ext.hosts.phases import Bar, Trackers, bars, train_job
 from musubi_ext.hosts.seam import Status
 from musubi_ext.schedule.experts import Expert
 

@@ -57,7 +57,7 @@ class State:
         return _load(self.path / OPTIMIZER)
 
     def generators(self, rank: int) -> dict[str, Any]:
-        """"now" and "epoch", the generators as they are and as they were when the epoch began, of one process."""
+        """ "now" and "epoch", the generators as they are and as they were when the epoch began, of one process."""
         return _load(self.path / f"rng-{rank}.pt")
 
 
@@ -91,7 +91,9 @@ class States:
         try:
             torch.save({"now": rng.capture(), "epoch": epoch_start}, partial / f"rng-{accelerator.process_index}.pt")
             if accelerator.is_main_process:
-                save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, partial / ADAPTER)
+                save_file(
+                    {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, partial / ADAPTER
+                )
                 torch.save(dict(optimizer), partial / OPTIMIZER)
             accelerator.wait_for_everyone()
             if accelerator.is_main_process:

@@ -27,6 +27,4 @@ def render_finished(
         Expert.HIGH: OnDisk(str(args.dit_high_noise), adapters[Expert.HIGH]),
         Expert.LOW: OnDisk(str(args.dit), adapters[Expert.LOW]),
     }
-    return render_pair(
-        trainer, own, accelerator, experts, sample_parameters, vae, folder, stem, job.phase.boundary
-    )
+    return render_pair(trainer, own, accelerator, experts, sample_parameters, vae, folder, stem, job.phase.boundary)

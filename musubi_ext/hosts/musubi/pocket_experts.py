@@ -35,5 +35,8 @@ def pocket_files(dit: str | None, dit_high_noise: str | None, pipeline: str | Pa
         return PocketFiles(Path(str(dit_high_noise)), Path(str(dit)), folder)
     key = "-".join(fingerprint(folder / expert.component)[:16] for expert in Expert)
     files = export_experts(folder, cache_home() / "pocket" / key)
-    found = {expert: Path(str(path)) if path is not None and Path(path).is_file() else files[expert] for expert, path in named.items()}
+    found = {
+        expert: Path(str(path)) if path is not None and Path(path).is_file() else files[expert]
+        for expert, path in named.items()
+    }
     return PocketFiles(found[Expert.HIGH], found[Expert.LOW], folder)

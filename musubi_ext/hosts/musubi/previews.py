@@ -216,7 +216,7 @@ def _on_device(vae: Any, device: torch.device) -> Iterator[None]:
         yield
     finally:
         vae.to("cpu")
-        clear_device_cache(garbage_collection=True)
+        clear_device_cache()
 
 
 def _autocast(vae: Any, device: torch.device) -> torch.autocast:

@@ -93,7 +93,7 @@ def _parked(models: Sequence[nn.Module], args: Namespace, device: torch.device) 
     try:
         for model in movable:
             model.to("cpu")
-        clear_device_cache(garbage_collection=True)
+        clear_device_cache()
         yield
     finally:
         for model in movable:

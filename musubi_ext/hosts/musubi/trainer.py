@@ -102,7 +102,9 @@ class MusubiHost(OrbitExtension):
         self._session = {"ss_session_id": session_id, "ss_training_started_at": training_started_at}
         optimizer_text = f"{optimizer_name}({optimizer_args})" if optimizer_args else optimizer_name
         architecture = str(getattr(self, "architecture_full_name"))  # noqa: B009 - upstream's, unknown to mypy
-        self._metadata = host_metadata.of_run(args, train_dataset_group, len(train_dataloader), optimizer_text, architecture)
+        self._metadata = host_metadata.of_run(
+            args, train_dataset_group, len(train_dataloader), optimizer_text, architecture
+        )
         self._host_log = HostLog(self, args, run, lr_descriptions)
         policy = self.policy or StatePolicy(args, {})
         TrainingLoop(self, args, run, policy).train(policy.start())
@@ -182,9 +184,7 @@ class MusubiHost(OrbitExtension):
             run.accelerator.unwrap_model(run.network).save_weights(str(temporary), self._save_dtype, metadata)
         if args.huggingface_repo_id is not None:
             host_metadata.upload(args, path, force=final)
-        host.on_post_save(
-            args, run.accelerator, run.network, run.transformer, name, self._save_dtype, metadata, final
-        )
+        host.on_post_save(args, run.accelerator, run.network, run.transformer, name, self._save_dtype, metadata, final)
         return path
 
     def _sample(self, args: Namespace, run: Run, epoch: int | None) -> None:
@@ -206,4 +206,3 @@ def trainer_class(task: str) -> type:
     upstream = import_host().WanNetworkTrainer
     bases = (MusubiHost, PocketParts, upstream) if task == TASK else (MusubiHost, upstream)
     return type("MusubiTrainer", bases, {"__doc__": "The extension inside musubi-tuner."})
-
