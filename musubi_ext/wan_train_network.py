@@ -52,7 +52,9 @@ def run(argv: Sequence[str], console: Console) -> AdapterPair | None:
     Raises UserError for wrong input, TrainingFailed when an expert could not be trained.
     """
     from musubi_ext.hosts import choice
+    from musubi_ext.hosts.launched import check_launch
 
+    check_launch()
     args = choice.parse(argv)
     if args.extension == "off":
         from musubi_ext.hosts.musubi.plain import train_plain

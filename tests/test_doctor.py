@@ -13,8 +13,12 @@ import pytest
 import torch
 from safetensors.numpy import save_file
 
-from musubi_ext.commands import doctor
+from musubi_ext.commands import doctor, doctor_preset
 from musubi_ext.commands.parser import Parser
+from musubi_ext.errors import UserError
+from musubi_ext.hosts.musubi.importing import torchvision_loads
+from musubi_ext.hosts.musubi.requirements import missing
+from musubi_ext.pocket.config import pipeline_path
 
 
 @pytest.fixture
@@ -110,8 +114,8 @@ def test_a_page_in_the_place_of_weights_is_seen(
 
 
 @pytest.mark.usefixtures("nowhere")
-def test_a_pipeline_folder_will_do(capsys: pytest.CaptureFixture[str], tiny_pipeline: Path, tmp_path: Path) -> None:
-    _, checks = report(capsys, "--vae", tiny_pipeline, "--t5", tmp_path)
+def test_a_pipeline_folder_will_do(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    _, checks = report(capsys, "--vae", pipeline_path(), "--t5", tmp_path)
     assert checks["--vae"]["status"] == "ok"
     assert checks["--t5"]["status"] == "failed"
 
@@ -125,6 +129,31 @@ def test_the_table_and_the_remedies_below_it(capsys: pytest.CaptureFixture[str])
     assert lines[-1].startswith("not ready: ")
 
 
+def test_an_import_that_fails_is_told_from_methods_that_changed(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    if missing():
+        pytest.skip("modules that musubi-tuner needs are not installed")
+    package = tmp_path / "src" / "musubi_tuner"
+    package.mkdir(parents=True)
+    (package / "__init__.py").touch()
+    (tmp_path / "pyproject.toml").write_text('[project]\nversion = "0.3.4"\n')
+    monkeypatch.setenv("MUSUBI_TUNER_HOME", str(tmp_path))
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if not (Path(entry) / "musubi_tuner").is_dir()])
+    kept = {name: sys.modules.pop(name) for name in list(sys.modules) if name.split(".")[0] == "musubi_tuner"}
+    found = []
+    for text in ("import no_such_module", "class WanNetworkTrainer: pass"):
+        (package / "wan_train_network.py").write_text(text)
+        found += [report(capsys)[1]["seams"]]
+    for name in [name for name in sys.modules if name.split(".")[0] == "musubi_tuner"]:
+        del sys.modules[name]
+    sys.modules.update(kept)
+    assert [check["status"] for check in found] == ["failed", "failed"]
+    assert [check["found"].split(" ")[0] for check in found] == ["unavailable:", "not"]
+    assert "no_such_module" in found[0]["fix"]
+    assert "WanNetworkTrainer.call_dit: expected (self, args, accelerator," in found[1]["fix"]
+
+
 def test_where_a_training_could_start(capsys: pytest.CaptureFixture[str]) -> None:
     if not os.environ.get("MUSUBI_TUNER_HOME"):
         pytest.skip("MUSUBI_TUNER_HOME is not set: no musubi-tuner checkout to look at")
@@ -134,3 +163,44 @@ def test_where_a_training_could_start(capsys: pytest.CaptureFixture[str]) -> Non
     assert "as released" in checks["musubi-tuner"]["found"]
     assert doctor.run(parsed()) == 0
     assert capsys.readouterr().out.splitlines()[-1] == "ready to train"
+
+
+@pytest.mark.usefixtures("nowhere")
+def test_the_pocket_preset_fits_anywhere(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "easydict", None)
+    status, checks = report(capsys, "--preset", "pocket")
+    assert checks["musubi-tuner"]["status"] == checks["easydict"]["status"] == "info"  # it has a host of its own
+    assert status == (not torchvision_loads())
+    assert checks["memory, 17 frames of 64x64"]["status"] == "ok"
+    assert checks["bitsandbytes"]["status"] != "failed"
+    assert (checks["torchvision"]["status"] == "ok") is torchvision_loads()  # which diffusers imports
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_a_14b_preset_needs_a_device(capsys: pytest.CaptureFixture[str]) -> None:
+    if not os.environ.get("MUSUBI_TUNER_HOME"):
+        pytest.skip("MUSUBI_TUNER_HOME is not set: no musubi-tuner checkout to look at")
+    status, checks = report(capsys, "--preset", "circle-rotate-24gb")
+    assert status == 1
+    smallest, *others = (check for name, check in checks.items() if name.startswith("memory"))
+    assert smallest["status"] == "failed"
+    assert "--preset pocket" in smallest["fix"]
+    assert {check["status"] for check in others} == {"info"}
+    assert checks["bitsandbytes"]["status"] == "failed"  # its optimizer is adamw8bit
+
+
+@pytest.mark.usefixtures("nowhere")
+def test_the_type_of_the_weights_counts(tmp_path: Path) -> None:
+    preset = doctor_preset.flags("pocket")
+    found = []
+    for dtype in (np.float16, np.float32):
+        save_file({"w": np.zeros(64, dtype), "i": np.zeros(1, np.int64)}, tmp_path / "dit.safetensors")
+        found += [doctor_preset.stored(tmp_path / "dit.safetensors")]
+    assert found == ["fp16", "fp32"]
+    assert doctor_preset.stored(None) == doctor_preset.stored(tmp_path / "gone") == "fp16"
+    assert [check.name for check in doctor_preset.memory(preset, None)] == ["memory, 17 frames of 64x64"]
+
+
+def test_an_unknown_preset_is_refused_at_once() -> None:
+    with pytest.raises(UserError, match=r"--preset nope: unknown, expected one of .*pocket"):
+        doctor.run(parsed("--preset", "nope"))

@@ -7,16 +7,14 @@ trains them; `musubi_ext.hosts.musubi.previews` renders with musubi-tuner's own 
 
 from __future__ import annotations
 
-import random
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from musubi_ext import rng
 from musubi_ext.adapters.formats import convert
 from musubi_ext.adapters.keys import Format
 from musubi_ext.adapters.peft_metadata import peft_config
@@ -48,22 +46,10 @@ def render_previews(
     guidance scale are the pocket task's. Global random states of Python, NumPy and torch are afterwards what they
     were, so a training with previews equals one without. Raises UserError for an adapter or image that cannot be used.
     """
-    with untouched_random_states():
+    with rng.untouched():
         rotate = CircleRotate(pipeline_folder, device=torch.device(device).type)
         _attach(rotate.pipeline, adapters)
         return [_render(rotate, prompt, folder / f"{stem}_{index:02d}.mp4") for index, prompt in enumerate(prompts)]
-
-
-@contextmanager
-def untouched_random_states() -> Iterator[None]:
-    """Whatever is drawn inside, the global generators of Python, NumPy and torch end as they began."""
-    python, numpy = random.getstate(), np.random.get_state()
-    try:
-        with torch.random.fork_rng():  # the CPU's and every CUDA device's
-            yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy)
 
 
 def _attach(pipeline: Any, adapters: Mapping[Expert, Mapping[str, Tensor] | None]) -> None:

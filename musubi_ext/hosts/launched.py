@@ -1,10 +1,13 @@
-"""The processes of one `accelerate launch`: which of them writes and shows, and how they wait for each other."""
+"""The processes of one launch: which of them writes and shows, how they start together and wait for each other."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
+
+from musubi_ext.errors import UserError
 
 
 def processes() -> int:
@@ -17,21 +20,37 @@ def is_main() -> bool:
     return int(os.environ.get("RANK", "0")) == 0
 
 
+def check_launch() -> None:
+    """Raises UserError where `accelerate launch` was asked for several processes and, without GPUs, started one.
+
+    It then sets the address of the main process for processes that never come, and says nothing.
+    """
+    if "MASTER_ADDR" in os.environ and "WORLD_SIZE" not in os.environ:
+        raise UserError(
+            "accelerate launch: several processes were asked for, one was started, since there is no GPU (use "
+            "`torchrun --nproc_per_node N -m musubi_ext.wan_train_network …`, or --num_processes 1)"
+        )
+
+
 @contextmanager
 def main_process_first() -> Iterator[None]:
     """The main process runs the block, then the others, who find its files there."""
     if processes() == 1:
         yield
         return
-    from accelerate import PartialState
-
-    with PartialState().main_process_first():
+    with _group().main_process_first():
         yield
 
 
 def end_processes() -> None:
     """Leave the process group, once, after the last phase (upstream leaves it after each)."""
     if processes() > 1:
-        from accelerate import PartialState
+        _group().destroy_process_group()
 
-        PartialState().destroy_process_group()
+
+def _group() -> Any:
+    """The process group that every Accelerator of this process will use. On a CPU it has to be asked for."""
+    import torch
+    from accelerate import PartialState
+
+    return PartialState(cpu=not torch.cuda.is_available())

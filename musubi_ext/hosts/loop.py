@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from musubi_ext.hosts import rng
+from musubi_ext import rng
 from musubi_ext.hosts.checkpoints import epoch_name, step_name
 from musubi_ext.hosts.state_policy import StatePolicy
 from musubi_ext.hosts.states import Position, State

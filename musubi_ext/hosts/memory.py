@@ -1,15 +1,16 @@
 """How much memory one expert's training will need: an estimate, from shapes and flags alone, before anything is loaded.
 
-Read off musubi-tuner v0.3.4's `wan/modules/model.py`, and within 2 % of the peak that small ones of its models allocate
-on a CPU (tests/host/test_host_arguments.py). Per token (L = F·(h/2)·(w/2)·batch of them, latents F×h×w), with width d, feed-forward width f, and b
-bytes per element of the compute type:
+Read off musubi-tuner v0.3.4's `wan/modules/model.py`, and within 3 % of the peak that small ones of its models allocate
+on a CPU (tests/host/test_host_arguments.py). Per token (L = F·(h/2)·(w/2)·batch of them, latents F×h×w), with width d,
+feed-forward width f, rank r, and b bytes per element of the compute type:
 
 * constants of the step, 28·d: the timestep embedding of every token, L×d, and its projection, L×6×d, in float32
   (Wan2.2 embeds a timestep per token);
 * a block's saved tensors, 56·d + 9·b·d + 2·b·f + 8·b·r: the modulation (6 × float32) and eight float32 tensors (norms,
   gates); nine of b bytes (inputs of the linears, q, k, v and results of both attentions); the hidden layer before and
   after GELU; what eight of the LoRAs pass from `down` to `up` (k and v of cross-attention read the text);
-* at the peak, 2·b·f + 2.5·b·d of gradients, or 22·d in the head, whichever is more.
+* at the peak, in the last block's feed-forward, gradients of 2·b·f + 2.5·b·d; without gradient checkpointing the head
+  before it may need more, 22·d, while every block still holds its tensors.
 
 `--sdpa` never builds the L×L attention matrix, so all of it is linear in tokens. With gradient checkpointing each
 block keeps its input only, b·d, and one block at a time its saved tensors; with CPU offload the inputs wait in main
@@ -160,9 +161,9 @@ def _activations(shape: DitShape, tokens: int, args: Namespace, compute: int) ->
     d, f, b = shape.dim, shape.ffn_dim, compute
     constants = 28 * d if not _flag(args, "force_v2_1_time_embedding") else 0
     saved = (56 + 9 * b) * d + 2 * b * f + 8 * b * int(_flag(args, "network_dim") or 4)
-    gradients = max(int(2.5 * b * d) + 2 * b * f, 22 * d)
+    gradients = int(2.5 * b * d) + 2 * b * f
     if not _flag(args, "gradient_checkpointing"):
-        return tokens * (constants + shape.num_layers * saved + gradients), 0
+        return tokens * (constants + shape.num_layers * saved + max(gradients, 22 * d)), 0
     inputs = shape.num_layers * b * d
     if _flag(args, "gradient_checkpointing_cpu_offload"):
         return tokens * (constants + 2 * b * d + saved + gradients), tokens * inputs  # a block's input and output

@@ -3,8 +3,8 @@
 A flag that is given replaces its preset; `--without FLAG` leaves one out, which is the only way to switch off what a
 preset switches on (musubi-tuner's switches have no opposite). So a switch is set only where the column needs it.
 The recipe is Circle-Rotate's (`Jklaity/Circle-Rotate`, its training command) but for the ranges: each expert is trained
-where it runs, not over all timesteps (`--full_range` for theirs). By the estimate of `hosts/memory.py`, clips of 832×480
-fit with 49 frames into 24 GB (20 GiB) and with 81 into 80 GB (63 GiB).
+where it runs, not over all timesteps (`--full_range` for theirs). By the estimate of `hosts/memory.py`, clips of
+832×480 fit with 49 frames into 24 GB (20 GiB) and with 81 into 80 GB (62 GiB).
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from musubi_ext.errors import UserError
-from musubi_ext.hosts import rng
+from musubi_ext import rng
 from musubi_ext.storage import sha256
 
 SCHEMA = 1

@@ -53,11 +53,12 @@ class Mixture:
 
 
 def qinglong(name: str, latent_hw: tuple[int, int], scale: float, logit_mean: float, logit_std: float) -> Mixture:
-    """qinglong_flux: flux_shift, logsnr(logit_mean, logit_std) and logsnr(5.36, 1); qinglong_qwen: qwen_shift and the
-    last of them.
+    """The law of that name in QINGLONG.
 
-    The weights are those of musubi-tuner v0.3.1 to v0.3.4 (`trainer_base.get_noisy_model_input_and_timesteps`). v0.3.0
-    drew both names from three parts weighted 0.80, 0.075 and 0.125: trained there, the same name is another law.
+    qinglong_flux: flux_shift, logsnr(logit_mean, logit_std) and logsnr(5.36, 1); qinglong_qwen: qwen_shift and
+    logsnr(5.36, 1). The weights are those of musubi-tuner v0.3.1 to v0.3.4 (`trainer_base.NetworkTrainer
+    .get_noisy_model_input_and_timesteps`). v0.3.0 drew both names from three parts weighted 0.80, 0.075 and 0.125:
+    trained there, the same name is another law.
     """
     low_noise = log_snr(5.36, 1.0)
     if name == "qinglong_qwen":

@@ -20,7 +20,7 @@ from musubi_checkouts import make_checkout
 from musubi_ext.errors import UserError
 from musubi_ext.hosts.musubi import seams
 from musubi_ext.hosts.musubi.importing import import_host, import_host_module
-from musubi_ext.hosts.musubi.requirements import ALWAYS, Requirement, missing, pip_command
+from musubi_ext.hosts.musubi.requirements import TORCHVISION, Requirement, missing, pip_command
 from musubi_ext.hosts.seam import HostTrainer
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -130,7 +130,7 @@ def test_all_missing_modules_are_named_at_once(fresh: Import, monkeypatch: pytes
         fresh(NOISY)
     (problem,) = refused.value.problems
     assert "einops, cv2, torchvision" in problem
-    assert "(pip install einops opencv-python-headless && pip install --no-deps torchvision)" in problem
+    assert "(pip install einops opencv-python-headless && pip install --no-deps 'torchvision==0." in problem
 
 
 def test_in_a_program_where_warnings_are_errors(tmp_path: Path) -> None:
@@ -183,7 +183,26 @@ def test_the_table_has_the_whole_seam() -> None:
     assert own.items() <= seams.EXPECTED.items()
 
 
+@pytest.mark.parametrize(
+    ("torch_version", "expected"),
+    [
+        ("2.9.1", "pip install --no-deps 'torchvision==0.24.*'"),
+        ("2.7.1+cu128", "'torchvision==0.22.*' --index-url https://download.pytorch.org/whl/cu128"),
+        ("2.14.0+cpu", "'torchvision==0.29.*' --index-url https://download.pytorch.org/whl/cpu"),
+        ("3.0.0", "pip install --no-deps torchvision"),
+    ],
+)
+def test_torchvision_comes_as_the_build_of_torch(
+    torch_version: str, expected: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    record = tmp_path / f"torch-{torch_version}.dist-info"
+    record.mkdir()
+    (record / "METADATA").write_text(f"Metadata-Version: 2.1\nName: torch\nVersion: {torch_version}\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert pip_command([TORCHVISION]).endswith(expected)
+
+
 def test_pip_gets_one_command() -> None:
     assert pip_command([]) == ""
     assert pip_command([Requirement("cv2", "opencv-python-headless")]) == "pip install opencv-python-headless"
-    assert pip_command([each for each in ALWAYS if each.module == "torchvision"]).startswith("pip install --no-deps ")
+    assert pip_command([Requirement("a", "a"), TORCHVISION]).startswith("pip install a && pip install --no-deps ")

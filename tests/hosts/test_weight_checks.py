@@ -30,7 +30,10 @@ def flags(**changes: object) -> Namespace:
 @pytest.fixture(scope="module")
 def weights(tiny_pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tensor]:
     """A whole expert of random weights in Wan's own layout."""
-    return load_file(export_experts(tiny_pipeline, tmp_path_factory.mktemp("experts"))[Expert.LOW])
+    tensors: dict[str, Tensor] = load_file(
+        export_experts(tiny_pipeline, tmp_path_factory.mktemp("experts"))[Expert.LOW]
+    )
+    return tensors
 
 
 @pytest.fixture(scope="module")
@@ -354,7 +357,10 @@ def test_latents_alone_are_for_text_to_video(data: Data, tmp_path: Path) -> None
 def test_the_condition_is_what_orbit_asks(
     data: Data, tmp_path: Path, option: str, condition: str | None, fine: bool
 ) -> None:
-    cache(tmp_path, "a", **({"condition": condition, "source_sha256": "f1"} if condition else {}))
+    if condition is None:
+        cache(tmp_path, "a")
+    else:
+        cache(tmp_path, "a", condition=condition, source_sha256="f1")
     found = data(f'[orbit]\ncondition = "{option}"\n')
     assert (found == []) == fine
     assert fine or "made for condition" in found[0]

@@ -61,6 +61,17 @@ def import_host_module(name: str) -> ModuleType:
         return _import(name, host)
 
 
+def torchvision_loads() -> bool:
+    """Whether torchvision is there with its compiled operators. diffusers and transformers cannot be imported where a
+    torchvision is installed that lacks them, unless musubi-tuner was imported first."""
+    import torch
+
+    try:
+        return _torchvision_imports() and hasattr(torch.ops.torchvision, OPERATORS[0])
+    except ImportError:
+        return False
+
+
 @lru_cache
 def _check_once(trainer: type) -> None:
     check_seams(trainer, find_host().version)

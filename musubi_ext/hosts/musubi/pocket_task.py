@@ -31,6 +31,7 @@ SAMPLING = {
     "sample_shift": 5.0,
     "sample_steps": 12,
     "frame_num": 17,
+    "sample_fps": 8,
 }
 # Entry of a Wan configuration: the tensor that shows it, and the axis.
 _SHOWN = {

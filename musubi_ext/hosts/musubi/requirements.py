@@ -33,6 +33,7 @@ class Requirement:
             return None
 
 
+TORCHVISION = Requirement("torchvision", "torchvision")
 ALWAYS = (
     Requirement("easydict", "easydict"),
     Requirement("einops", "einops"),
@@ -40,7 +41,7 @@ ALWAYS = (
     Requirement("ftfy", "ftfy"),
     Requirement("cv2", "opencv-python-headless"),
     Requirement("sentencepiece", "sentencepiece"),
-    Requirement("torchvision", "torchvision"),
+    TORCHVISION,
     Requirement("toml", "toml"),
     Requirement("tqdm", "tqdm"),
     Requirement("huggingface_hub", "huggingface-hub"),
@@ -55,9 +56,22 @@ def missing(cuda: bool = False) -> list[Requirement]:
 
 
 def pip_command(requirements: Iterable[Requirement]) -> str:
-    """The shell command that installs them. torchvision comes alone: its dependency is one exact, other torch."""
+    """The shell command that installs them; torchvision by itself, as the build that belongs to the installed torch."""
     names = [requirement.distribution for requirement in requirements]
-    plain = [name for name in names if name != "torchvision"]
+    plain = [name for name in names if name != TORCHVISION.distribution]
     commands = [f"pip install {' '.join(plain)}"] if plain else []
-    commands += ["pip install --no-deps torchvision"] if "torchvision" in names else []
+    commands += [_torchvision_command(importlib.metadata.version("torch"))] if len(plain) < len(names) else []
     return " && ".join(commands)
+
+
+def _torchvision_command(torch: str) -> str:
+    """torchvision 0.(N + 15) is torch 2.N's; its operators load beside a torch of the same release and index alone.
+
+    `torch` is pip's version: "2.9.1+cpu" and "2.9.1+cu128" come from PyTorch's own indices, "2.9.1" from PyPI.
+    --no-deps, because its dependency would replace the torch that is there.
+    """
+    release, _, build = torch.partition("+")
+    major, minor = release.split(".")[:2]
+    wanted = f"'torchvision==0.{int(minor) + 15}.*'" if major == "2" else "torchvision"
+    index = f" --index-url https://download.pytorch.org/whl/{build}" if build else ""
+    return f"pip install --no-deps {wanted}{index}"

@@ -19,6 +19,7 @@ from musubi_ext.hosts.checkpoints import FINISHED, last_name
 from musubi_ext.hosts.extension import OrbitExtension
 from musubi_ext.hosts.loop import Run, TrainingLoop
 from musubi_ext.hosts.musubi import metadata as host_metadata
+from musubi_ext.hosts.musubi.frozen import frozen_modules_unwrapped
 from musubi_ext.hosts.musubi.importing import import_host
 from musubi_ext.hosts.musubi.logs import HostLog
 from musubi_ext.hosts.musubi.pocket_task import TASK, PocketParts
@@ -53,6 +54,13 @@ class MusubiHost(OrbitExtension):
                 persistent_workers=bool(workers and args.persistent_data_loader_workers),
             )
         return (*rest, loader)
+
+    def _prepare_with_accelerator(self, args: Namespace, accelerator: Any, *parts: Any) -> tuple[Any, ...]:
+        """Upstream's, where a CPU's processes can train a frozen transformer too."""
+        host: Any = super()
+        with frozen_modules_unwrapped(accelerator):
+            prepared: tuple[Any, ...] = host._prepare_with_accelerator(args, accelerator, *parts)
+        return prepared
 
     def _register_hooks_and_resume(self, args: Namespace, accelerator: Any, network: Any) -> None:
         """Nothing: states are written and read by the loop, exactly (`hosts/states.py`)."""
