@@ -40,6 +40,6 @@ def _reason(error: Exception, path: Path) -> str | None:
     text = str(error).lower()
     if any(errno_text in text for errno_text in ("no space left", "file too large", "quota exceeded")):
         return str(error)
-    if "file write failed" in text or "pytorchstreamwriter" in text or shutil.disk_usage(path.parent).free < FULL:
+    if "file write failed" in text or "inline_container" in text or shutil.disk_usage(path.parent).free < FULL:
         return f"no room, or no permission ({str(error).splitlines()[0]})"
     return None

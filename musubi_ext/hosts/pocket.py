@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from musubi_ext.adapters.files import write_lora
 from musubi_ext.hosts.checkpoints import FINISHED, PRECISIONS, last_name, training_metadata
+from musubi_ext.hosts.disk import writing
 from musubi_ext.hosts.extension import OrbitExtension
 from musubi_ext.hosts.hooks import Hooks
 from musubi_ext.hosts.loop import Run, TrainingLoop
@@ -186,7 +187,8 @@ class PocketHost(Hooks):
         precision = PRECISIONS[args.save_precision]
         path = Path(args.output_dir) / name
         state = lora_state(run.accelerator.unwrap_model(run.network), precision)
-        write_lora(path, state, {key: str(value) for key, value in metadata.items()})
+        with writing(path):
+            write_lora(path, state, {key: str(value) for key, value in metadata.items()})
         final = FINISHED in metadata
         self.on_post_save(args, run.accelerator, run.network, run.network, name, precision, metadata, final)
         return path

@@ -21,8 +21,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from musubi_ext.errors import UserError
 from musubi_ext import rng
+from musubi_ext.errors import UserError
+from musubi_ext.hosts.disk import writing
 from musubi_ext.storage import sha256
 
 SCHEMA = 1
@@ -82,28 +83,41 @@ class States:
         epoch_start: dict[str, Any],
         accelerator: Any,
     ) -> Path:
-        """Write and verify a state; every process of `accelerator` calls this. Raises OSError and leaves nothing."""
+        """Write and verify a state; every process of `accelerator` calls this. Raises DiskError and leaves nothing."""
         partial, path = self.folder / f".{self.name}-{label}-state.partial", self.path(label)
         if accelerator.is_main_process:
             shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
             partial.mkdir(parents=True)
         accelerator.wait_for_everyone()
         try:
-            torch.save({"now": rng.capture(), "epoch": epoch_start}, partial / f"rng-{accelerator.process_index}.pt")
-            if accelerator.is_main_process:
-                save_file(
-                    {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, partial / ADAPTER
-                )
-                torch.save(dict(optimizer), partial / OPTIMIZER)
-            accelerator.wait_for_everyone()
-            if accelerator.is_main_process:
-                self._seal(partial, position, extra)
-                _replace(partial, path)
+            with writing(path):
+                self._write(partial, path, position, tensors, optimizer, extra, epoch_start, accelerator)
         finally:
             if accelerator.is_main_process:
                 shutil.rmtree(partial, ignore_errors=True)
         accelerator.wait_for_everyone()
         return path
+
+    def _write(
+        self,
+        partial: Path,
+        path: Path,
+        position: Position,
+        tensors: Mapping[str, Tensor],
+        optimizer: Mapping[str, Any],
+        extra: Mapping[str, Any],
+        epoch_start: dict[str, Any],
+        accelerator: Any,
+    ) -> None:
+        torch.save({"now": rng.capture(), "epoch": epoch_start}, partial / f"rng-{accelerator.process_index}.pt")
+        if accelerator.is_main_process:
+            named = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+            save_file(named, partial / ADAPTER)
+            torch.save(dict(optimizer), partial / OPTIMIZER)
+        accelerator.wait_for_everyone()
+        if accelerator.is_main_process:
+            self._seal(partial, position, extra)
+            _replace(partial, path)
 
     def newest(self) -> tuple[State | None, list[str]]:
         """The last whole state, and a sentence for each later one that is damaged.

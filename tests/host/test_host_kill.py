@@ -50,7 +50,9 @@ def train(words: list[str], batches: int | None, log: str) -> None:
         raise SystemExit(main(words))
 
 
-def run(context: multiprocessing.context.ForkServerContext, words: list[str], log: Path, kill: float | int | None) -> int:
+def run(
+    context: multiprocessing.context.ForkServerContext, words: list[str], log: Path, kill: float | int | None
+) -> int:
     """Exit status of a child: killed after so many batches (int), or so many seconds after its first file (float)."""
     child = context.Process(target=train, args=(words, kill if isinstance(kill, int) else None, str(log)))
     child.start()

@@ -18,7 +18,7 @@ import torch
 from musubi_checkouts import make_checkout
 
 from musubi_ext.errors import UserError
-from musubi_ext.hosts.musubi import seams
+from musubi_ext.hosts.musubi import requirements, seams
 from musubi_ext.hosts.musubi.importing import import_host, import_host_module
 from musubi_ext.hosts.musubi.requirements import TORCHVISION, Requirement, missing, pip_command
 from musubi_ext.hosts.seam import HostTrainer
@@ -48,7 +48,7 @@ import json, logging, sys, torch
 kept = torch.cuda.current_device, list(sys.path), logging.root.level, list(logging.root.handlers)
 from musubi_ext.hosts.musubi.importing import import_host
 host = import_host()
-after = torch.cuda.current_device, sys.path[:-1], logging.root.level, logging.root.handlers
+after = torch.cuda.current_device, sys.path[: len(kept[1])], logging.root.level, logging.root.handlers
 assert after == kept, (after, kept)
 assert import_host() is host
 operators = hasattr(torch.ops.torchvision, "nms")
@@ -124,6 +124,7 @@ def test_several_threads_import_once(fresh: Import, tmp_path: Path) -> None:
 
 
 def test_all_missing_modules_are_named_at_once(fresh: Import, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(requirements, "host_packages", lambda: Path("nowhere"))
     for name in ("einops", "cv2", "torchvision"):
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(UserError) as refused:

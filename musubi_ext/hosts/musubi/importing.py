@@ -14,6 +14,7 @@ import contextlib
 import importlib
 import io
 import logging
+import os
 import sys
 import threading
 import warnings
@@ -24,7 +25,7 @@ from types import ModuleType
 
 from musubi_ext.errors import UserError
 from musubi_ext.hosts.musubi.discovery import Host, find_host
-from musubi_ext.hosts.musubi.requirements import missing, pip_command
+from musubi_ext.hosts.musubi.requirements import host_packages, missing, pip_command
 from musubi_ext.hosts.musubi.seams import check_seams
 
 TRAINER = "musubi_tuner.wan_train_network"
@@ -80,7 +81,7 @@ def _check_once(trainer: type) -> None:
 def _import(name: str, host: Host) -> ModuleType:
     fixes = (_some_warnings_allowed, _root_logger_kept, _no_output, _torchvision_operators, _current_device)
     try:
-        with _on_path(str(host.import_folder)), ExitStack() as stack:
+        with _on_path(str(host.import_folder)), _on_path(str(host_packages())), ExitStack() as stack:
             for fix in fixes:
                 stack.enter_context(fix())
             return importlib.import_module(name)
@@ -92,7 +93,7 @@ def _import(name: str, host: Host) -> ModuleType:
 @contextmanager
 def _on_path(folder: str) -> Iterator[None]:
     """`folder` on sys.path; it stays there if all goes well, for what musubi-tuner imports later."""
-    new = folder not in sys.path
+    new = folder not in sys.path and os.path.isdir(folder)
     if new:
         sys.path.append(folder)
     try:

@@ -28,7 +28,7 @@ max_train_steps lr_warmup_steps lr_scheduler network_module network_dim network_
 seed training_comment max_grad_norm weighting_scheme logit_mean logit_std mode_scale guidance_scale timestep_sampling
 sigmoid_scale discrete_flow_shift
 """
-_MINIMUM = "ss_base_model_version ss_network_module ss_network_dim ss_network_alpha ss_network_args".split()
+_MINIMUM = ["ss_base_model_version", "ss_network_module", "ss_network_dim", "ss_network_alpha", "ss_network_args"]
 
 
 def of_run(args: Namespace, data: Any, batches: int, optimizer: str, architecture: str) -> dict[str, Any]:

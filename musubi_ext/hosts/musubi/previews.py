@@ -20,9 +20,9 @@ from accelerate.utils.memory import clear_device_cache
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from musubi_ext import rng
 from musubi_ext.errors import Problems
 from musubi_ext.filmstrip import save_filmstrip
-from musubi_ext import rng
 from musubi_ext.hosts.musubi.importing import import_host_module
 from musubi_ext.hosts.musubi.residency import Live, OnDisk, use_expert
 from musubi_ext.orbits.conditioning import condition_mask

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -21,8 +23,8 @@ class Requirement:
 
     @property
     def is_missing(self) -> bool:
-        """Whether `import` would not find it. It is not imported."""
-        return importlib.util.find_spec(self.module) is None
+        """Whether `import` would not find it, nor in `host_packages`. It is not imported."""
+        return importlib.util.find_spec(self.module) is None and not (host_packages() / self.module).is_dir()
 
     @property
     def version(self) -> str | None:
@@ -47,6 +49,15 @@ ALWAYS = (
     Requirement("huggingface_hub", "huggingface-hub"),
 )
 WITH_CUDA = Requirement("bitsandbytes", "bitsandbytes")  # the 8-bit optimizers; it has no use without CUDA
+
+
+def host_packages() -> Path:
+    """A folder of modules that are on the path only once musubi-tuner is imported.
+
+    For a torchvision whose compiled operators do not load (PyPI's wheel beside a CPU torch): among the other packages
+    it would break every import of transformers and diffusers; here it is found when fix (a) of `importing` is at hand.
+    """
+    return Path(sys.prefix) / "host-packages"
 
 
 def missing(cuda: bool = False) -> list[Requirement]:

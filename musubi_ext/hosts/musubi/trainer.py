@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from musubi_ext.hosts.checkpoints import FINISHED, last_name
+from musubi_ext.hosts.disk import writing
 from musubi_ext.hosts.extension import OrbitExtension
 from musubi_ext.hosts.loop import Run, TrainingLoop
 from musubi_ext.hosts.musubi import metadata as host_metadata
@@ -188,7 +189,7 @@ class MusubiHost(OrbitExtension):
         ours = {**self._metadata, **self._session, **host.extra_metadata(args), **position}
         metadata = host_metadata.of_file(args, self.phase, {key: str(value) for key, value in ours.items()})
         path = Path(args.output_dir) / name
-        with atomic_path(path) as temporary:
+        with writing(path), atomic_path(path) as temporary:
             run.accelerator.unwrap_model(run.network).save_weights(str(temporary), self._save_dtype, metadata)
         if args.huggingface_repo_id is not None:
             host_metadata.upload(args, path, force=final)

@@ -1,0 +1,275 @@
+"""Steps to the Circle-Rotate recipe's final validation loss: the expert's own timestep range against the whole one.
+
+    python benchmarks/convergence.py --out runs/convergence --markdown docs/TRAINING_RESULTS.md
+
+Theirs: each expert trained over all timesteps (`--full_range`). Ours: over its own range. Same weights, clips, seed,
+learning rate, steps and validation, which is on the expert's own range at nine quantiles. Two starts: the shipped
+experts, each trained for its range already, and one model of the whole range as both experts, as in a fork.
+Finished adapters in `--out` are kept, so an interrupted benchmark goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from forked_experts import fork
+from rich.console import Console
+from rich.progress import Progress
+from tables import insert, interval, machine, table
+
+from musubi_ext.demo.clips import CLIP_SEED
+from musubi_ext.evaluation.statistics import median_interval, paired_difference
+from musubi_ext.hosts.checkpoints import VALIDATION
+from musubi_ext.orbits.cache import cache_dataset
+from musubi_ext.orbits.config import load_dataset_config
+from musubi_ext.orbits.render import write_dataset
+from musubi_ext.pocket.config import pipeline_path
+from musubi_ext.schedule.experts import Expert
+from musubi_ext.storage import write_json, write_text
+from musubi_ext.wan_train_network import run
+
+GOAL = 0.6  # of the recipe's steps
+STARTS = ("specialised", "forked")
+RECIPES = {"own": (), "whole": ("--full_range",)}
+QUARTERS = (0.25, 0.5, 0.75, 1.0)  # of the training, where losses are compared at equal steps
+DATASET = """\
+[general]
+resolution = [64, 64]
+enable_bucket = false
+caption_extension = ".txt"
+batch_size = {batch}
+
+[[datasets]]
+video_directory = {clips}
+cache_directory = {cache}
+target_frames = [17]
+frame_extraction = "head"
+
+[orbit]
+condition = "first"
+holdout = {holdout}
+"""
+History = list[tuple[int, float]]  # (updates done, val/loss)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Train every run, compare, and write `OUT/convergence.json` and the Markdown table."""
+    args = parser().parse_args(argv)
+    torch.set_num_threads(1)
+    console = Console(stderr=True)
+    histories = {name: train(args, *name, console) for name in track(runs(args), console)}
+    document = {
+        "machine": machine(),
+        "arguments": {name: value for name, value in vars(args).items() if name not in ("out", "markdown")},
+        "histories": [{**describe(name), "history": history} for name, history in histories.items()],
+        "rows": [compare(args, histories, start, expert) for start in STARTS for expert in Expert],
+    }
+    write_json(args.out / "convergence.json", document)
+    text = markdown(document)
+    print(text)
+    if args.markdown:
+        insert(args.markdown, "convergence", text)
+
+
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("--out", type=Path, default=Path("runs/convergence"))
+    made.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    made.add_argument("--steps", type=int, default=300, help="updates of each expert")
+    made.add_argument("--every", type=int, default=15, help="updates between two validations")
+    made.add_argument("--clips", type=int, default=80)
+    made.add_argument("--holdout", type=float, default=0.2, help="share of the clips that is validated on")
+    made.add_argument("--batch", type=int, default=4)
+    made.add_argument("--learning_rate", type=float, default=2e-3)
+    made.add_argument("--shift", type=float, default=8.0, help="of the timestep law; Circle-Rotate trains with 8")
+    made.add_argument("--fork_steps", type=int, default=400, help="updates that make the model of the whole range")
+    made.add_argument("--fork_scale", type=float, default=0.1, help="of the base's corpus, for the same")
+    made.add_argument("--markdown", type=Path, help="file whose table is replaced")
+    return made
+
+
+Run = tuple[str, str, int, Expert]  # start, recipe, seed, expert
+
+
+def runs(args: argparse.Namespace) -> list[Run]:
+    """Everything to train, paired runs side by side."""
+    return [(s, r, seed, e) for seed in args.seeds for s in STARTS for e in Expert for r in RECIPES]
+
+
+def describe(name: Run) -> dict[str, Any]:
+    return {"start": name[0], "recipe": name[1], "seed": name[2], "expert": name[3].value}
+
+
+def track(names: Sequence[Run], console: Console) -> Iterator[Run]:
+    """The runs, with a progress bar; one that is done takes no time."""
+    with Progress(console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task("", total=len(names))
+        for name in names:
+            bar.update(task, description="{0} start, {1} range, seed {2}, {3.value}-noise expert".format(*name))
+            yield name
+            bar.advance(task)
+
+
+def train(args: argparse.Namespace, start: str, recipe: str, seed: int, expert: Expert, console: Console) -> History:
+    """The validation history of one expert, by the command that a user would give; trained once."""
+    folder = args.out / start / f"{recipe}-{seed}"
+    base = pipeline_path() if start == "specialised" else fork(args.out / "fork", args.fork_steps, args.fork_scale)
+    flags = {
+        "dataset_config": data(args),
+        "dit": base / "transformer_2",
+        "dit_high_noise": base / "transformer",
+        "vae": base,
+        "t5": base,
+        "network_dim": 16,
+        "network_alpha": 16,
+        "learning_rate": args.learning_rate,
+        "timestep_sampling": "shift",
+        "discrete_flow_shift": args.shift,
+        "max_train_steps": args.steps,
+        "validate_every_n_steps": args.every,
+        "seed": seed,
+        "output_dir": folder,
+        "output_name": "orbit",
+        "experts": expert.value,
+    }
+    words = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
+    run([*words, "--no_mlflow", "--no_bands", *RECIPES[recipe]], console)
+    return history(folder / f"orbit_{expert.value[0]}.safetensors")
+
+
+def data(args: argparse.Namespace) -> Path:
+    """The data set's TOML: rendered orbits of the demo's subjects, cached."""
+    path: Path = args.out / "orbit.toml"
+    if not path.exists():
+        clips = args.out / "clips"
+        write_dataset(clips, args.clips, seed=CLIP_SEED)
+        folders = {"clips": clips, "cache": args.out / "cache"}
+        quoted = {name: json.dumps(folder.absolute().as_posix()) for name, folder in folders.items()}
+        text = DATASET.format(batch=args.batch, holdout=args.holdout, **quoted)
+        write_text(path, text)
+        cache_dataset(load_dataset_config(path), pipeline_path(), progress=False)
+    return path
+
+
+def history(adapter: Path) -> History:
+    """What a finished adapter says of its validations."""
+    from musubi_ext.hosts.checkpoints import read_metadata
+
+    return [(int(step), float(loss)) for step, loss in json.loads(read_metadata(adapter)[VALIDATION])]
+
+
+def steps_to(target: float, history: History) -> float | None:
+    """Updates after which the validation loss first is at `target`, between two validations on the line through them.
+
+    None where it never gets there.
+    """
+    before: tuple[int, float] | None = None
+    for step, loss in history:
+        if loss <= target:
+            if before is None:
+                return float(step)
+            return before[0] + (step - before[0]) * (before[1] - target) / (before[1] - loss)
+        before = step, loss
+    return None
+
+
+def compare(args: argparse.Namespace, histories: Mapping[Run, History], start: str, expert: Expert) -> dict[str, Any]:
+    """One row: ratios of steps per seed, the same of the recipe against itself, and losses at equal steps."""
+    pairs = [[histories[start, recipe, seed, expert] for recipe in ("own", "whole")] for seed in args.seeds]
+    reached = [steps_to(whole[-1][1], own) for own, whole in pairs]
+    itself = [steps_to(whole[-1][1], whole) for _, whole in pairs]
+    return {
+        "start": start,
+        "expert": expert.value,
+        "base": median_interval([own[0][1] for own, _ in pairs]).as_dict(),
+        "reached": sum(step is not None for step in reached),
+        "ratio": median_interval([_share(step, args.steps) for step in reached]).as_dict(),
+        "ratios": [_share(step, args.steps) for step in reached],
+        "itself": median_interval([_share(step, args.steps) for step in itself]).as_dict(),
+        "at": {str(part): _difference(pairs, part) for part in QUARTERS},
+    }
+
+
+def _share(step: float | None, steps: int) -> float:
+    """Of the recipe's steps; 1 stands for "not within as many", which a median over seeds bears."""
+    return 1.0 if step is None else min(step / steps, 1.0)
+
+
+def _difference(pairs: Sequence[Sequence[History]], part: float) -> dict[str, Any]:
+    """Losses of both after a part of the training, and ours − theirs relative to theirs, paired over seeds."""
+    place = round(part * (len(pairs[0][0]) - 1))
+    own, whole = ([pair[side][place][1] for pair in pairs] for side in (0, 1))
+    relative = [a / b - 1 for a, b in zip(own, whole, strict=True)]
+    return {
+        "step": pairs[0][0][place][0],
+        "own": median_interval(own).as_dict(),
+        "whole": median_interval(whole).as_dict(),
+        "difference": paired_difference(whole, own).as_dict(),
+        "relative": median_interval(relative).as_dict(),
+    }
+
+
+def verdict(row: Mapping[str, Any]) -> str:
+    """What the interval supports."""
+    ratio = row["ratio"]
+    if ratio["high"] <= GOAL:
+        return "met"
+    return "missed" if ratio["low"] > GOAL else "not decided"
+
+
+def markdown(document: Mapping[str, Any]) -> str:
+    """Both tables, and how to read them."""
+    given, rows = document["arguments"], document["rows"]
+    first = [
+        [
+            f"{row['start']}, {row['expert']}",
+            interval(row["ratio"], 2),
+            ", ".join(f"{value:.2f}" for value in row["ratios"]),
+            f"{row['reached']} of {len(given['seeds'])}",
+            interval(row["itself"], 2),
+            verdict(row),
+        ]
+        for row in rows
+    ]
+    second = [
+        [
+            f"{row['start']}, {row['expert']}",
+            f"{row['base']['median']:.4f}",
+            *(_losses(row["at"][str(part)]) for part in QUARTERS),
+        ]
+        for row in rows
+    ]
+    at = [f"step {rows[0]['at'][str(part)]['step']}" for part in QUARTERS]
+    return "\n".join(
+        [
+            f"{given['steps']} updates of batch {given['batch']}, learning rate {given['learning_rate']:g}, rank 16, "
+            f"shift {given['shift']:g}; {given['clips']} rendered orbits, {given['holdout']:.0%} of them held out; "
+            f"validated every {given['every']} updates; seeds {given['seeds']}. {document['machine']}.",
+            "",
+            "Steps ours needs to reach the final in-range val/loss of Circle-Rotate's recipe, as a share of that "
+            f"recipe's steps (goal ≤ {GOAL}). Medians over seeds [95% bootstrap interval]; 1.00 also stands for a seed "
+            "that does not reach it.",
+            "",
+            table(
+                ["start, expert", "ours ÷ theirs", "each seed", "reached", "theirs against itself", "goal"], first
+            ),
+            "",
+            "In-range val/loss at equal steps: ours / theirs (ours relative to theirs [interval, paired over seeds]).",
+            "",
+            table(["start, expert", "before training", *at], second),
+        ]
+    )
+
+
+def _losses(at: Mapping[str, Any]) -> str:
+    relative = {name: 100 * value for name, value in at["relative"].items()}
+    return f"{at['own']['median']:.4f} / {at['whole']['median']:.4f} ({interval(relative, 1, '%')})"
+
+
+if __name__ == "__main__":
+    main()
