@@ -10,7 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from musubi_ext import __version__
-from musubi_ext.commands import adapter, data, evaluate
+from musubi_ext.commands import adapter, data, doctor, evaluate, host
 from musubi_ext.commands.parser import Parser
 from musubi_ext.demo import command as demo
 from musubi_ext.errors import UserError
@@ -43,6 +43,8 @@ def build_parser() -> Parser:
     add("demo", "the whole chain on the pocket model: clips, training, gate, video", demo.add_arguments, demo.run)
     add("data", "render clips, or cache a data set for training", data.add_arguments, data.run)
     verbs.add_parser("train", help="train a pair of adapters, one for each expert (see: musubi-ext train --help)")
+    add("host", "the musubi-tuner that trains: fetch it, or use a checkout", host.add_arguments, host.run)
+    add("doctor", "what training needs, and what of it is there", doctor.add_arguments, doctor.run)
     resolved = partial(generation.run, resolve_pair=_registered_pair)
     add("generate", "make a video from one or two pictures and a prompt", generation.add_arguments, resolved)
     add("evaluate", "measure a folder of videos", evaluate.add_arguments, evaluate.run)

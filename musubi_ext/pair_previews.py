@@ -16,7 +16,7 @@ from torch import Tensor
 
 from musubi_ext.adapters.files import read_lora
 from musubi_ext.hosts.checkpoints import last_name
-from musubi_ext.hosts.jobs import MUSUBI, Job, Plan
+from musubi_ext.hosts.jobs import MUSUBI, Plan
 from musubi_ext.hosts.loop import Run
 from musubi_ext.schedule.experts import Expert
 from musubi_ext.schedule.naming import output_name
@@ -28,7 +28,7 @@ FOLDER = "previews"
 class PairPreviews:
     """Made for one plan. Calling it makes previews within a phase; `at_end` those of the finished pair."""
 
-    def __init__(self, plan: Plan, keep: Keep) -> None:
+    def __init__(self, plan: Plan, keep: Keep | None) -> None:
         self._plan, self._keep = plan, keep
         self.folder = Path(plan.args.output_dir) / FOLDER
 
@@ -41,6 +41,15 @@ class PairPreviews:
             self._kept(render(trainer, args, run, expert, stem), stem)
         run.accelerator.wait_for_everyone()
 
+    def kept_by(self, keep: Keep | None) -> PairPreviews:
+        """The same, whose files go elsewhere: another process makes them."""
+        return PairPreviews(self._plan, keep)
+
+    def keep(self, files: Sequence[Path], folder: str) -> None:
+        """Hand on files that were made."""
+        if self._keep is not None:
+            self._keep(files, folder)
+
     def at_end(self) -> None:
         """Previews of the finished pair, unless `--preview_at_end off`."""
         if self._plan.args.preview_at_end == "off":
@@ -50,7 +59,7 @@ class PairPreviews:
             from musubi_ext.hosts.musubi.finished import render_finished
 
             adapters = {expert: self._newest(expert) for expert in Expert}
-            videos = render_finished(self._job(), self._plan.args, adapters, self.folder, stem)
+            videos = render_finished(self._plan.jobs[0], self._plan.args, adapters, self.folder, stem)
         else:
             videos = self._diffusers({expert: self._weights(expert) for expert in Expert}, stem, "cpu")
         self._kept(videos, stem)
@@ -98,8 +107,5 @@ class PairPreviews:
         found = [path for path in folder.glob(f"{name}-*.safetensors") if numbered.fullmatch(path.name)]
         return max(found, key=lambda path: path.stat().st_mtime_ns, default=None)
 
-    def _job(self) -> Job:
-        return self._plan.jobs[0]
-
     def _kept(self, videos: Sequence[Path], stem: str) -> None:
-        self._keep([file for video in videos for file in (video, video.with_suffix(".png"))], stem)
+        self.keep([file for video in videos for file in (video, video.with_suffix(".png"))], stem)

@@ -13,7 +13,8 @@ import torch
 
 def capture() -> dict[str, Any]:
     """Every generator's state, in types that `torch.load(weights_only=True)` reads."""
-    name, keys, place, has_gauss, gauss = np.random.get_state(legacy=True)
+    state: Any = np.random.get_state(legacy=True)  # a tuple of five
+    name, keys, place, has_gauss, gauss = state
     return {
         "python": random.getstate(),
         "numpy": (str(name), torch.tensor(keys.tolist()), int(place), int(has_gauss), float(gauss)),

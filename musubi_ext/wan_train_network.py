@@ -101,10 +101,8 @@ def _train(plan: Plan, console: Console) -> AdapterPair | None:
     with _recording(plan, console) as recorded:
         recorded.start(plan)
         preview = _previews(plan, recorded)
-        if plan.args.parallel_experts and len(jobs) > 1:
-            run_side_by_side(jobs, metadata, recorded.expert, console)
-        else:
-            run_in_turn(jobs, metadata, recorded.expert, console, preview)
+        together = plan.args.parallel_experts and len(jobs) > 1
+        (run_side_by_side if together else run_in_turn)(jobs, metadata, recorded.expert, console, preview)
         if not is_main():
             return None
         if reason := missing_half(plan):

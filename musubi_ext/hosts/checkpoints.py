@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
@@ -69,7 +68,7 @@ def last_name(name: str) -> str:
     return f"{name}.safetensors"
 
 
-def run_settings(args: Namespace, phase: Phase, data: DatasetConfig, base: str) -> dict[str, Any]:
+def run_settings(args: Namespace, phase: Phase, data: DatasetConfig, base: str, processes: int) -> dict[str, Any]:
     """All that an expert's adapter depends on; `base` is the fingerprint of its transformer."""
     flags = {key: value for key, value in vars(args).items() if key not in _IRRELEVANT.split()}
     return {
@@ -80,7 +79,7 @@ def run_settings(args: Namespace, phase: Phase, data: DatasetConfig, base: str) 
         "boundary": phase.boundary,
         "base": base,
         "data": OrbitDataset(data).fingerprint(),
-        "processes": int(os.environ.get("WORLD_SIZE", "1")),
+        "processes": processes,
         "torch": torch.__version__,
         "musubi_ext": __version__,
     }

@@ -25,6 +25,7 @@ class Job:
     args: Namespace
     data: DatasetConfig
     host: str = POCKET
+    processes: int = 1  # that train it together
 
     @property
     def expert(self) -> Expert:
@@ -39,7 +40,7 @@ class Job:
     @cached_property
     def settings(self) -> dict[str, Any]:
         """All that the adapter depends on. Reads the base's weights and the caches: ask for it once they are there."""
-        return run_settings(self.args, self.phase, self.data, fingerprint(Path(self.args.dit)))
+        return run_settings(self.args, self.phase, self.data, fingerprint(Path(self.args.dit)), self.processes)
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,33 @@ def is_main() -> bool:
     return int(os.environ.get("RANK", "0")) == 0
 
 
+def visible_devices() -> list[str]:
+    """The CUDA devices of this process as `CUDA_VISIBLE_DEVICES` names them; none on a CPU."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return []
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return named.split(",") if named else [str(index) for index in range(torch.cuda.device_count())]
+
+
+def processes_per_expert(experts: int, *, side_by_side: bool) -> int:
+    """How many train one expert together; side by side, the devices are divided among the experts.
+
+    Raises UserError where they cannot be: fewer devices than experts, or a launch of several processes.
+    """
+    if not side_by_side or experts < 2:
+        return processes()
+    if processes() > 1:
+        raise UserError("--parallel_experts: starts its own processes (launch it with --num_processes 1)")
+    devices = len(visible_devices())
+    if devices == 1:
+        raise UserError(
+            "--parallel_experts: needs two devices, found one (leave it out: the experts are then trained in turn)"
+        )
+    return max(1, devices // experts)
+
+
 def check_launch() -> None:
     """Raises UserError where `accelerate launch` was asked for several processes and, without GPUs, started one.
 

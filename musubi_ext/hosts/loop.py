@@ -42,7 +42,7 @@ class Run:
     network_dtype: torch.dtype = torch.float32
     to_training: Callable[[], None] = field(default=lambda: None)  # schedule-free optimizers have two modes
     to_evaluation: Callable[[], None] = field(default=lambda: None)
-    position: Position = Position()
+    position: Position = field(default_factory=Position)
     resumed: bool = False
 
     @property

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import torch
 from musubi_ext.errors import Problems, UserError
 from musubi_ext.hosts.common_checks import check_common, plan_options
 from musubi_ext.hosts.jobs import Job, Plan
+from musubi_ext.hosts.launched import processes
 from musubi_ext.hosts.optimizers import check_optimizer, key_values
 from musubi_ext.hosts.own_flags import nearest
 from musubi_ext.hosts.pocket_model import transformer_folder
@@ -102,7 +102,7 @@ def _check_flags(args: Namespace, problems: Problems) -> None:
     check_common(args, problems)
     if args.mixed_precision == "fp16" and not torch.cuda.is_available():
         problems.add("--mixed_precision fp16", "needs a CUDA device, found none", "use bf16 or no")
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if processes() > 1:
         problems.add("accelerate launch", "the pocket host trains in one process", "add --num_processes 1")
     _check_numbers(args, problems)
 

@@ -1,67 +1,120 @@
-"""Both experts at once: a process each, with the parent keeping the display and the tracking.
+"""Both experts at once: processes of its own for each, with the parent keeping the display and the tracking.
 
-A child sends what it would say to its tracker and its progress bar through a pipe; only the parent talks to MLflow,
-so that one process alone writes its database.
+On GPUs every expert has its share of the devices, a process each, in a process group of its own; on a CPU one process
+and its share of the cores. The main process of each says through a pipe what it would say to its tracker, its progress
+bar or the user; only the parent talks to MLflow, so that one process alone writes its database.
 """
 
 from __future__ import annotations
 
+import os
 import signal
-from collections.abc import Mapping, Sequence
+import socket
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from rich.console import Console
 
 from musubi_ext.errors import UserError
+from musubi_ext.hosts.disk import DiskError
 from musubi_ext.hosts.endings import DivergedError, TrainingFailed, terminable
 from musubi_ext.hosts.jobs import Job
+from musubi_ext.hosts.launched import visible_devices
 from musubi_ext.hosts.phases import Bar, Trackers, bars, train_job
-from musubi_ext.hosts.seam import Status
+from musubi_ext.hosts.relay import Relay
 from musubi_ext.schedule.experts import Expert
 
 GRACE = 10.0  # seconds that an interrupted child has to remove its temporary files
 
 
+@dataclass
+class _Group:
+    """The processes of one expert; the first of them speaks."""
+
+    job: Job
+    processes: list[BaseProcess]
+    pipe: Connection
+
+
 def run_side_by_side(
-    jobs: Sequence[Job], metadata: Mapping[Expert, Mapping[str, str]], trackers: Trackers, console: Console
+    jobs: Sequence[Job],
+    metadata: Mapping[Expert, Mapping[str, str]],
+    trackers: Trackers,
+    console: Console,
+    preview: Any | None = None,
 ) -> None:
-    """Train every job in a process of its own, the cores divided among them.
+    """Train every job at once; `preview` is a PairPreviews, whose videos the parent keeps.
 
     One that fails does not stop the other; its reason is raised as TrainingFailed at the end.
     """
-    context = get_context("spawn")
-    threads = max(1, torch.get_num_threads() // len(jobs))
-    children: dict[Expert, tuple[BaseProcess, Connection]] = {}
+    devices = visible_devices()
+    shares = [devices[place :: len(jobs)] for place in range(len(jobs))]
+    groups: list[_Group] = []
     try:
-        for job in jobs:
-            ours, theirs = context.Pipe(duplex=False)
-            process = context.Process(target=_child, args=(job, metadata[job.expert], threads, theirs))
-            process.start()
-            theirs.close()
-            children[job.expert] = process, ours
-        failures = _attend(jobs, children, trackers, console)
+        for job, share in zip(jobs, shares, strict=True):
+            groups.append(_start(job, metadata[job.expert], share, len(jobs), preview))
+        failures = _attend(groups, trackers, console, preview)
     finally:
-        _end([process for process, _ in children.values()])
+        _end([process for group in groups for process in group.processes])
     if failures:
         raise TrainingFailed("\n".join(failures))
 
 
-def _attend(
-    jobs: Sequence[Job], children: Mapping[Expert, tuple[BaseProcess, Connection]], trackers: Trackers, console: Console
-) -> list[str]:
+def _start(job: Job, metadata: Mapping[str, str], devices: Sequence[str], groups: int, preview: Any | None) -> _Group:
+    context = get_context("spawn")
+    threads = max(1, torch.get_num_threads() // groups)
+    own = preview.kept_by(None) if preview is not None else None
+    ours, theirs = context.Pipe(duplex=False)
+    processes: list[BaseProcess] = []
+    for environment in _environments(devices):
+        speaks = not processes
+        arguments = (job, metadata, threads, theirs if speaks else None, own)
+        process = context.Process(target=_child, args=arguments)
+        with patch.dict(os.environ, environment):  # it has to be there before the child imports torch
+            process.start()
+        processes.append(process)
+    theirs.close()
+    return _Group(job, processes, ours)
+
+
+def _environments(devices: Sequence[str]) -> Iterator[dict[str, str]]:
+    """The environment of each process of an expert: its devices, and with several its place among them."""
+    visible = {"CUDA_VISIBLE_DEVICES": ",".join(devices)} if devices else {}
+    if len(devices) < 2:
+        yield visible
+        return
+    together = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "WORLD_SIZE": str(len(devices))}
+    for rank in range(len(devices)):
+        yield {**visible, **together, "RANK": str(rank), "LOCAL_RANK": str(rank)}
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _attend(groups: Sequence[_Group], trackers: Trackers, console: Console, preview: Any | None) -> list[str]:
     """Pass on what the children say until the last has ended; returns why some failed."""
-    open_pipes = {pipe: expert for expert, (_, pipe) in children.items()}
-    tracked = {job.expert: trackers(job.expert) for job in jobs}
+    open_pipes = {group.pipe: group.job.expert for group in groups}
+    tracked = {group.job.expert: trackers(group.job.expert) for group in groups}
     failures: dict[Expert, str] = {}
     with bars(console) as shown:
         receivers: dict[Expert, dict[str, Any]] = {
-            job.expert: {"progress": Bar(shown, job.expert, job.phase.steps), "tracker": tracked[job.expert]}
-            for job in jobs
+            group.job.expert: {
+                "progress": Bar(shown, group.job.expert, group.job.phase.steps),
+                "tracker": tracked[group.job.expert],
+                "console": console,
+                "preview": preview,
+            }
+            for group in groups
         }
         while open_pipes:
             for pipe in wait(list(open_pipes)):
@@ -76,11 +129,13 @@ def _attend(
                     failures[expert] = method
                 else:
                     getattr(receivers[expert][receiver], method)(*arguments)
-    for expert, (process, _) in children.items():
-        process.join()
-        if process.exitcode:
-            failures.setdefault(expert, f"{expert.value} expert: its process ended with status {process.exitcode}")
-        tracked[expert].close("FAILED" if expert in failures else "FINISHED")
+    for group in groups:
+        for process in group.processes:
+            process.join()
+            if process.exitcode:
+                expert = group.job.expert
+                failures.setdefault(expert, f"{expert.value} expert: its process ended with status {process.exitcode}")
+        tracked[group.job.expert].close("FAILED" if group.job.expert in failures else "FINISHED")
     return [failures[expert] for expert in failures]
 
 
@@ -95,46 +150,22 @@ def _end(processes: Sequence[BaseProcess]) -> None:
             process.join()
 
 
-def _child(job: Job, metadata: Mapping[str, str], threads: int, pipe: Connection) -> None:
+def _child(job: Job, metadata: Mapping[str, str], threads: int, pipe: Connection | None, preview: Any | None) -> None:
     torch.set_num_threads(threads)
     relay = Relay(pipe)
+    own = preview.kept_by(relay.keep) if preview is not None else None
+    with _failures_told(relay), terminable():
+        train_job(job, metadata, relay, relay, relay.say, own)
+
+
+@contextmanager
+def _failures_told(relay: Relay) -> Iterator[None]:
     try:
-        with terminable():
-            train_job(job, metadata, relay, relay)
-    except (DivergedError, UserError) as error:
-        pipe.send(("failure", str(error), ()))
+        yield
+    except (DivergedError, DiskError, UserError) as error:
+        relay.fail(str(error))
         raise SystemExit(1) from None
     except (KeyboardInterrupt, BrokenPipeError):  # interrupted, or the parent is gone
         raise SystemExit(128 + signal.SIGINT) from None
     finally:
-        pipe.close()
-
-
-class Relay:
-    """A tracker and a progress display whose words are said in the parent."""
-
-    def __init__(self, pipe: Connection) -> None:
-        self._pipe = pipe
-
-    def update(self, step: int, total: int, loss: float) -> None:
-        """Seam `Progress`."""
-        self._pipe.send(("progress", "update", (step, total, loss)))
-
-    def log_params(self, params: Mapping[str, Any]) -> None:
-        """Seam `Tracker`."""
-        self._pipe.send(("tracker", "log_params", (dict(params),)))
-
-    def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
-        """Seam `Tracker`."""
-        self._pipe.send(("tracker", "log_metrics", (dict(metrics), step)))
-
-    def log_artifact(self, path: Path | str, folder: str | None = None) -> None:
-        """Seam `Tracker`."""
-        self._pipe.send(("tracker", "log_artifact", (path, folder)))
-
-    def set_tags(self, tags: Mapping[str, Any]) -> None:
-        """Seam `Tracker`."""
-        self._pipe.send(("tracker", "set_tags", (dict(tags),)))
-
-    def close(self, status: Status = "FINISHED") -> None:
-        """Nothing to say: the parent closes the run by how the process ends."""
+        relay.close_pipe()

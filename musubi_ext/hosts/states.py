@@ -51,7 +51,8 @@ class State:
 
     def tensors(self) -> dict[str, Tensor]:
         """The adapter's parameters by name."""
-        return load_file(self.path / ADAPTER)
+        tensors: dict[str, Tensor] = load_file(self.path / ADAPTER)
+        return tensors
 
     def optimizer(self) -> dict[str, Any]:
         """State dictionaries: "optimizer", and "schedule" and "scaler" where there are any."""

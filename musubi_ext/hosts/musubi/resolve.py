@@ -8,6 +8,7 @@ from pathlib import Path
 from musubi_ext.errors import Problems, UserError
 from musubi_ext.hosts.common_checks import check_common, plan_options
 from musubi_ext.hosts.jobs import MUSUBI, Job, Plan
+from musubi_ext.hosts.launched import processes_per_expert
 from musubi_ext.hosts.musubi.checks import check_caches, check_device, check_weights
 from musubi_ext.hosts.musubi.discovery import find_host
 from musubi_ext.hosts.musubi.importing import import_host
@@ -39,9 +40,11 @@ def resolve(args: Namespace) -> Plan:
     _check_flags(args, problems)
     data = problems.collect(lambda: _data(args))
     planned = problems.collect(lambda: phases(plan_options(args, name))) or []
+    together = bool(args.parallel_experts)
+    processes = problems.collect(lambda: processes_per_expert(len(planned), side_by_side=together)) or 1
     problems.raise_if_any()
     assert data is not None  # its problems would have been raised
-    jobs = tuple(Job(phase, _own(args, phase), data, MUSUBI) for phase in planned)
+    jobs = tuple(Job(phase, _own(args, phase), data, MUSUBI, processes) for phase in planned)
     _check_files(args, jobs, data, cached=pipeline is None, problems=problems)
     problems.raise_if_any()
     version = host.version if host.commit is None else f"{host.version} {host.commit}"
@@ -94,4 +97,4 @@ def _check_files(
     for job in jobs:
         check_weights(Path(job.args.dit), job.expert, config, args, problems)
     if cached:
-        check_caches(data, problems)
+        check_caches(data, problems, i2v=find_task(args.task).i2v)

@@ -1,7 +1,7 @@
 """musubi-tuner's own WanNetworkTrainer with the extension in front of it and our loop inside it.
 
-Everything upstream prepares (precision, block swap, network module, optimizer, schedule, sampling) is upstream's. What is
-ours: the data set, the timesteps, the loop that can be resumed, what is saved and when the trackers end.
+Everything upstream prepares (precision, block swap, network module, optimizer, schedule, sampling) is upstream's.
+What is ours: the data set, the timesteps, the loop that can be resumed, what is saved and when the trackers end.
 """
 
 from __future__ import annotations
@@ -197,7 +197,7 @@ class MusubiHost(OrbitExtension):
         return path
 
     def _sample(self, args: Namespace, run: Run, epoch: int | None) -> None:
-        """Upstream's own samples, when they are due: one expert's, without the other (see `--preview_every_n_epochs`)."""
+        """Upstream's own samples, when they are due: of one expert without the other, unlike previews."""
         host: Any = self
         if not host_metadata.sample_is_due(args, run.position.step, epoch):
             return

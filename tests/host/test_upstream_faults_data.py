@@ -1,0 +1,154 @@
+"""What musubi-tuner gets wrong before the model: the timesteps that reach it in a training, and its conditioning."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import statistics
+from argparse import Namespace
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from forward_passes import Pass, watched
+from host_data import make_data, train_words
+from safetensors.torch import load_file
+from torch import Tensor
+
+from musubi_ext.hosts.musubi.importing import import_host_module
+from musubi_ext.hosts.musubi.pocket_task import PipelineVae
+from musubi_ext.schedule.experts import Expert
+from musubi_ext.video import read_video
+from musubi_ext.wan_train_network import main
+
+HIGH = Expert.HIGH
+RANGE = {"min_timestep": 900, "max_timestep": 1000}
+Files = dict[Expert, Path]
+
+
+@pytest.fixture(scope="module")
+def data(host: ModuleType, tiny_pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_data(tmp_path_factory.mktemp("data") / "set", tiny_pipeline)
+
+
+@pytest.fixture
+def upstream(
+    host: ModuleType, host_args: Callable[..., Namespace], data: Path, tmp_path: Path, pocket_files: Files
+) -> Callable[..., list[Pass]]:
+    """Train the high-noise expert by upstream's own trainer: the passes of its model."""
+
+    def train(**flags: Any) -> list[Pass]:
+        common = {"dataset_config": data / "plain.toml", "output_dir": tmp_path / "upstream", "output_name": "plain"}
+        args = host_args(dit=pocket_files[HIGH], **common, **flags)
+        with watched(pocket_files) as passes:
+            host.WanNetworkTrainer().train(args)
+        return passes
+
+    return train
+
+
+Upstream = Callable[..., list[Pass]]
+
+
+def test_2_sigma_trains_the_other_end(
+    upstream: Upstream, data: Path, tiny_pipeline: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """FIELD 1, item 2: asked for 900 to 1000 by its default density, upstream trains t = 1 to 100."""
+    passes = upstream(timestep_sampling="sigma", discrete_flow_shift=1.0, max_train_steps=20, **RANGE)
+    assert len(passes) == 20
+    assert {one.expert for one in passes} == {HIGH}
+    assert max(one.t for one in passes) < 0.1
+    assert main(train_words(data, tiny_pipeline, tmp_path / "ours", "--timestep_sampling", "sigma")) == 2
+    assert "musubi-tuner inverts it (900 to 1000 trains t = 1 to 100)" in capsys.readouterr().err
+    assert not (tmp_path / "ours").exists()
+
+
+def test_3_a_shape_is_preserved_by_leaving_the_range(
+    upstream: Upstream,
+    data: Path,
+    tiny_pipeline: Path,
+    pocket_files: Files,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """FIELD 1, item 3: of a density with 6e-6 of its mass above 0.9, upstream gives up after 1000 draws and trains on
+    the last of them.
+    """
+    flags = {"timestep_sampling": "logsnr", "preserve_distribution_shape": True, "max_train_steps": 6}
+    with caplog.at_level(logging.WARNING):
+        passes = upstream(**flags, **RANGE)
+    assert sum(one.t < 0.9 for one in passes) >= 5
+    assert "Could not sample 1 valid timesteps in 1000 loops" in caplog.text
+
+    words = ("--experts", "high", "--timestep_sampling", "logsnr", "--preserve_distribution_shape")
+    with watched(pocket_files) as passes:
+        assert main(train_words(data, tiny_pipeline, tmp_path / "ours", *words, "--max_train_steps", "20")) == 0
+    drawn = [one.t for one in passes if one.trained]
+    assert len(drawn) == 20
+    assert all(0.9 - 1e-6 <= t <= 1 for t in drawn)
+
+
+def test_3_without_preserving_it_the_shape_is_another(
+    upstream: Upstream, data: Path, tiny_pipeline: Path, pocket_files: Files, tmp_path: Path
+) -> None:
+    """FIELD 1, item 3: the density is squeezed into the range. With Circle-Rotate's shift of 8, half of what the
+    high-noise expert trains on lies above 0.989; half of the density's own share of its range lies above 0.944.
+    """
+    squeezed = [one.t for one in upstream(discrete_flow_shift=8.0, max_train_steps=60, **RANGE)]
+    assert 0.98 < statistics.median(squeezed) < 0.995
+    words = ("--experts", "high", "--discrete_flow_shift", "8", "--max_train_steps", "60")
+    with watched(pocket_files) as passes:
+        assert main(train_words(data, tiny_pipeline, tmp_path / "ours", *words)) == 0
+    drawn = [one.t for one in passes if one.trained]
+    assert len(drawn) == len(squeezed) == 60
+    assert 0.93 < statistics.median(drawn) < 0.96
+
+
+def conditioning(cache: Path) -> Tensor:
+    found: list[Tensor] = [tensor for key, tensor in load_file(cache).items() if key.startswith("latents_image")]
+    return found[0]
+
+
+def mask_and_latents(condition: Tensor) -> tuple[Tensor, Tensor]:
+    """(4, F) of the mask, which is the same in every cell, and the latents (16, F, h, w)."""
+    mask = condition[:4]
+    assert torch.equal(mask, mask[:, :, :1, :1].expand_as(mask))
+    return mask[:, :, 0, 0], condition[4:]
+
+
+def test_11_a_first_and_a_last_frame(
+    host: ModuleType, data: Path, tiny_pipeline: Path, pocket_files: Files, tmp_path: Path
+) -> None:
+    """FIELD 1, item 11: upstream's caching gives the first frame and knows no last one; ours trains on both."""
+    clip = data / "clips" / "clip_0.mp4"
+    caching = import_host_module("musubi_tuner.wan_cache_latents")
+    common = import_host_module("musubi_tuner.cache_latents")
+    parser: argparse.ArgumentParser = caching.wan_setup_parser(common.setup_parser_common())
+    flags = {word for flag in parser._option_string_actions for word in flag.strip("-").split("_")}
+    assert "i2v" in flags
+    assert not flags & {"last", "end"}
+    item = caching.ItemInfo(str(clip), "", (32, 32), (32, 32), 5, read_video(clip)[0], str(tmp_path / "c.safetensors"))
+    caching.encode_and_save_batch(PipelineVae(tiny_pipeline, torch.float32), None, True, [item])
+    theirs = conditioning(tmp_path / "c.safetensors")
+    assert mask_and_latents(theirs)[0].tolist() == [[1, 0]] * 4
+
+    toml = (data / "orbit.toml").read_text().replace(str(data / "cache"), str(tmp_path / "both"))
+    (tmp_path / "both.toml").write_text(toml + 'condition = "first_last"\n')
+    words = train_words(data, tiny_pipeline, tmp_path / "ours", "--max_train_steps", "10")
+    words[words.index("--dataset_config") + 1] = str(tmp_path / "both.toml")
+    with watched(pocket_files) as passes:
+        assert main(words) == 0
+    given = [one.condition for one in passes if one.trained and one.condition is not None]
+    assert len(given) == 20
+    for condition in given:
+        mask, latents = mask_and_latents(condition)
+        assert mask.tolist() == [[1, 0], [1, 0], [1, 0], [1, 1]]
+        assert latents[:, -1].any()
+    (cached,) = (conditioning(path) for path in (tmp_path / "both").glob("clip_0_0*"))
+    latents = mask_and_latents(cached)[1]
+    assert any(torch.equal(cached, condition) for condition in given)
+    assert torch.allclose(latents[:, 0], theirs[4:, 0], atol=1e-5)  # the VAE is causal: the first frame is the same
+    assert not torch.allclose(latents[:, -1], theirs[4:, -1], atol=0.1)
