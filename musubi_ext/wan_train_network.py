@@ -99,7 +99,7 @@ def _train(plan: Plan, console: Console) -> AdapterPair | None:
         return pair
     metadata = {job.expert: run_metadata(job.settings, plan.host_version) for job in jobs}
     with _recording(plan, console) as recorded:
-        recorded.start(plan)
+        recorded.start(plan, finished)
         preview = _previews(plan, recorded)
         together = plan.args.parallel_experts and len(jobs) > 1
         (run_side_by_side if together else run_in_turn)(jobs, metadata, recorded.expert, console, preview)
@@ -143,7 +143,13 @@ def _recording(plan: Plan, console: Console) -> Iterator[Recording]:
 
     file = RunFile(plan)
     name, known = args.mlflow_run_name or plan.name, file.read() if args.resume == "auto" else None
-    with PairTracking(args.mlflow_tracking_uri, experiment=args.mlflow_experiment, run_name=name, run_id=known) as runs:
+    with PairTracking(
+        args.mlflow_tracking_uri,
+        experiment=args.mlflow_experiment,
+        run_name=name,
+        run_id=known,
+        resumed=known is not None,
+    ) as runs:
         file.write(runs.uri, runs.run_id)
         yield Recording(runs)
         file.remove()

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from musubi_ext import rng
 from musubi_ext.hosts.checkpoints import epoch_name, step_name
+from musubi_ext.hosts.seam import Tracker
 from musubi_ext.hosts.state_policy import StatePolicy
 from musubi_ext.hosts.states import Position, State
 
@@ -56,6 +57,7 @@ class LoopTrainer(Protocol):
     """What the loop asks of a trainer beside the seam; `hosts/extension.py` and the hosts bring it."""
 
     stop: bool  # set when nothing is gained by going on
+    tracker: Tracker
 
     def state(self) -> dict[str, Any]: ...  # what it must remember, as JSON
     def load_state(self, state: dict[str, Any], args: Namespace) -> None: ...
@@ -87,6 +89,7 @@ class TrainingLoop:
         run.to_training()
         while run.position.epoch < self.epochs and not self._over():
             self._epoch()
+        trainer.tracker.flush()  # the finished adapter, which the host writes now, is never trained again
 
     def _over(self) -> bool:
         return self.run.position.step >= self.args.max_train_steps or bool(self.trainer.stop)
@@ -200,6 +203,7 @@ class TrainingLoop:
             kept["schedule"] = run.schedule.state_dict()
         if run.accelerator.scaler is not None:
             kept["scaler"] = run.accelerator.scaler.state_dict()
+        self.trainer.tracker.flush()  # what is not sent now is not told again after a kill
         extra = {"accumulated": run.accelerator.step, "trainer": self.trainer.state()}
         self.policy.write(label, run.position, run.adapter, kept, extra, self._epoch_start, run.accelerator)
 

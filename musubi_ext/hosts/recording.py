@@ -10,7 +10,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from musubi_ext import __version__
 from musubi_ext.errors import UserError
-from musubi_ext.hosts.jobs import Plan
+from musubi_ext.hosts.jobs import Job, Plan
 from musubi_ext.hosts.seam import NoTracking, Tracker
 from musubi_ext.schedule.experts import Expert
 from musubi_ext.storage import write_json
@@ -31,9 +31,12 @@ class Recording:
         """The MLflow run of the pair."""
         return str(self._tracking.run_id) if self._tracking is not None else None
 
-    def start(self, plan: Plan) -> None:
-        """Record the arguments, the data set and what the pair is for."""
+    def start(self, plan: Plan, finished: Sequence[Job]) -> None:
+        """Record the arguments, the data set and what the pair is for; close the runs of `finished` experts."""
         self._plan = plan
+        if self._tracking is not None:
+            for job in finished:
+                self._tracking.finished(job.expert.value)
         self._parent.log_params({key: value for key, value in vars(plan.args).items() if key not in _NOT_SETTINGS})
         phase = plan.jobs[0].phase
         self._parent.set_tags(

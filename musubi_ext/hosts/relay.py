@@ -36,6 +36,10 @@ class Relay:
         """Seam `Tracker`."""
         self._send("tracker", "set_tags", dict(tags))
 
+    def flush(self) -> None:
+        """Have the parent hurry. The pipe has one direction: nothing says when it is done."""
+        self._send("tracker", "flush")
+
     def close(self, status: Status = "FINISHED") -> None:
         """Nothing to say: the parent closes the run by how the process ends."""
 

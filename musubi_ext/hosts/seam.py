@@ -155,6 +155,9 @@ class Tracker(Protocol):
     def set_tags(self, tags: Mapping[str, Any]) -> None:
         """Set or replace tags."""
 
+    def flush(self) -> None:
+        """Wait until what was said has left the process: a state that is written next takes it for granted."""
+
     def close(self, status: Status = "FINISHED") -> None:
         """End the run."""
 
@@ -180,6 +183,9 @@ class NoTracking:
 
     def set_tags(self, tags: Mapping[str, Any]) -> None:
         """Keep nothing."""
+
+    def flush(self) -> None:
+        """Nothing to wait for."""
 
     def close(self, status: Status = "FINISHED") -> None:
         """Nothing to end."""

@@ -31,7 +31,8 @@ class Sender:
         self.spool = spool
         self._client = client
         self._pause = pause
-        self._queue: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[Event | threading.Event | None] = queue.SimpleQueue()
+        self._hurry = threading.Event()  # somebody waits: do not linger
         self._closing = threading.Event()
         self._give_up_at = float("inf")
         self._retry_at = 0.0
@@ -46,14 +47,22 @@ class Sender:
             return
         self._queue.put(event)
 
+    def flush(self, timeout: float) -> None:
+        """Return when all that was handed over is sent or kept in the spool, or after `timeout` seconds."""
+        reached = threading.Event()
+        self._queue.put(reached)
+        self._hurry.set()
+        reached.wait(timeout)
+
     def close(self, timeout: float) -> None:
         """Send what is left, for at most `timeout` seconds plus the call under way; keep the rest in the spool."""
         self._give_up_at = time.monotonic() + timeout
         self._closing.set()
+        self._hurry.set()
         self._queue.put(None)
         self._thread.join()
         # Nothing is left here unless the thread was ended by an error that is not the store's.
-        rest = [event for event in [*self._in_flight, *self._drain()] if event is not None]
+        rest = [event for event in [*self._in_flight, *self._drain()] if isinstance(event, Event)]
         try:
             self.spool.keep(rest, "the sender stopped early")
         except OSError as error:
@@ -62,17 +71,22 @@ class Sender:
     def _run(self) -> None:
         while True:
             first = self._queue.get()
-            self._closing.wait(_LINGER_SECONDS)
+            self._hurry.wait(_LINGER_SECONDS)
+            if not self._closing.is_set():
+                self._hurry.clear()
             taken = [first, *self._drain()]
-            self._in_flight = [event for event in taken if event is not None]
+            self._in_flight = [event for event in taken if isinstance(event, Event)]
             for group in groups(list(self._in_flight)):
                 self._send(group)
                 del self._in_flight[: len(group)]
+            for reached in taken:
+                if isinstance(reached, threading.Event):
+                    reached.set()
             if None in taken:
                 return
 
-    def _drain(self) -> list[Event | None]:
-        taken: list[Event | None] = []
+    def _drain(self) -> list[Event | threading.Event | None]:
+        taken: list[Event | threading.Event | None] = []
         while True:
             try:
                 taken.append(self._queue.get_nowait())

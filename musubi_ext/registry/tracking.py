@@ -34,6 +34,7 @@ PARENT_TAG = "mlflow.parentRunId"
 EXPERT_TAG = "expert"
 PARAM_LIMIT = 6000  # characters; mlflow.utils.validation.MAX_PARAM_VAL_LENGTH
 LONG_PARAMS = "long_params"
+FLUSH_SECONDS = 10.0
 _DIGEST_LIMIT = 36  # mlflow.utils.validation.MAX_DATASET_DIGEST_SIZE
 _log = logging.getLogger(__name__)
 
@@ -41,9 +42,10 @@ _log = logging.getLogger(__name__)
 class RunTracker:
     """One run. Every method returns at once; what it says reaches MLflow later, in order."""
 
-    def __init__(self, run_id: str, sender: Sender) -> None:
+    def __init__(self, run_id: str, sender: Sender, known: Mapping[str, int] | None = None) -> None:
         self.run_id = run_id
         self.closed = False
+        self._known = known or {}  # metric → the last step that the run has of it
         self._sender = sender
 
     def log_params(self, params: Mapping[str, Any]) -> None:
@@ -56,8 +58,9 @@ class RunTracker:
         self._put("params", texts)
 
     def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
-        """Record numbers at `step`; NaN and infinity are kept as they are."""
-        self._put("metrics", {key: float(value) for key, value in metrics.items()}, step)
+        """Record numbers at `step`; NaN and infinity are kept as they are. A step that is known is not told twice."""
+        new = {key: float(value) for key, value in metrics.items() if step > self._known.get(key, -1)}
+        self._put("metrics", new, step)
 
     def log_artifact(self, path: Path | str, folder: str | None = None) -> None:
         """Store a file or folder under `folder` of the run. It must stay in place until the run is closed."""
@@ -77,6 +80,10 @@ class RunTracker:
         }
         self._put("dataset", content)
         self.set_tags({"dataset.name": name, "dataset.fingerprint": fingerprint})
+
+    def flush(self) -> None:
+        """Wait, for seconds at most, until what was said has left the process: before a state that relies on it."""
+        self._sender.flush(FLUSH_SECONDS)
 
     def close(self, status: Status = "FINISHED") -> None:
         """End the run with `status`; closing twice keeps the first."""
@@ -98,6 +105,8 @@ class PairTracking(RunTracker):
     uri: a tracking URI, see `registry.store.tracking_uri`.
     run_id: continue this run; without it $MLFLOW_RUN_ID, which `mlflow run` sets, if `uri` is the store it is of;
         without that a new run.
+    resumed: `run_id` is a training that was broken off and goes on from an earlier state: the steps it repeats, which
+        give the same numbers, are not recorded again.
     parent_run_id: another process's parent run, when this process trains one expert of a pair: children are put
         under it, and it is left open at the end.
     spool_directory: where events are kept that MLflow did not take; default `mlflow_spool` in the working directory.
@@ -113,6 +122,7 @@ class PairTracking(RunTracker):
         experiment: str = EXPERIMENT,
         run_name: str | None = None,
         run_id: str | None = None,
+        resumed: bool = False,
         parent_run_id: str | None = None,
         spool_directory: Path | str | None = None,
         close_timeout: float = 30.0,
@@ -128,7 +138,7 @@ class PairTracking(RunTracker):
         self.name = str(run.info.run_name)
         spool = Path(spool_directory or "mlflow_spool").absolute() / f"{run.info.run_id}-{os.getpid()}.jsonl"
         super().__init__(run.info.run_id, Sender(self._client, Spool(spool)))
-        self._close_timeout = close_timeout
+        self._close_timeout, self._resumed = close_timeout, resumed
         self._experts: list[RunTracker] = []
 
     def expert(self, expert: str) -> RunTracker:
@@ -144,9 +154,17 @@ class PairTracking(RunTracker):
             run_id = f"{OFFLINE}{self.run_id}-{name}"
             content = {"experiment_id": self.experiment_id, "run_name": f"{self.name}-{name}", "tags": self._tags(name)}
             self._sender.put(Event(run_id, "run", content))
-        tracker = RunTracker(run_id, self._sender)
+        tracker = RunTracker(run_id, self._sender, self._steps(run_id) if self._resumed else None)
         self._experts.append(tracker)
         return tracker
+
+    def finished(self, expert: str) -> None:
+        """An expert was trained before this process: its run, if it has one and was broken off, is closed."""
+        try:
+            for run in self._client.search_runs([self.experiment_id], self._query(str(expert))):
+                self._client.set_terminated(run.info.run_id, "FINISHED")
+        except STORE_ERRORS as error:
+            _log.warning("MLflow does not answer (%s): the %s expert's run stays open.", first_line(error), expert)
 
     @property
     def unsent(self) -> int:
@@ -188,14 +206,25 @@ class PairTracking(RunTracker):
     ) -> None:
         self.close(status_of(error))
 
+    def _steps(self, run_id: str) -> dict[str, int]:
+        """The last step of each metric that a run has; nothing of a run that the store does not know."""
+        try:
+            metrics = self._client.get_run(run_id).data.metrics
+            return {key: max(point.step for point in self._client.get_metric_history(run_id, key)) for key in metrics}
+        except STORE_ERRORS as error:
+            _log.warning("MLflow does not answer (%s): repeated steps may be recorded twice.", first_line(error))
+            return {}
+
     def _child(self, name: str) -> str:
-        query = f"tags.`{PARENT_TAG}` = '{self.run_id}' and tags.{EXPERT_TAG} = '{name}'"
-        found = self._client.search_runs([self.experiment_id], query, max_results=1)
+        found = self._client.search_runs([self.experiment_id], self._query(name), max_results=1)
         if found:
             self._client.update_run(found[0].info.run_id, status="RUNNING")
             return str(found[0].info.run_id)
         run = self._client.create_run(self.experiment_id, run_name=f"{self.name}-{name}", tags=self._tags(name))
         return str(run.info.run_id)
+
+    def _query(self, name: str) -> str:
+        return f"tags.`{PARENT_TAG}` = '{self.run_id}' and tags.{EXPERT_TAG} = '{name}'"
 
     def _tags(self, name: str) -> dict[str, str]:
         return {**_own_tags("expert"), PARENT_TAG: self.run_id, EXPERT_TAG: name}

@@ -124,8 +124,8 @@ def recorded(ours: Ours, *words: str) -> tuple[Recorder, list[tuple[str, bool]]]
     return tracker, found
 
 
-def test_1_two_experts_share_one_adapter(upstream: Upstream, ours: Ours, pocket_files: Files, tmp_path: Path) -> None:
-    """FIELD 1, item 1. Ours: an adapter for each, trained where its expert runs, and a manifest."""
+def test_two_experts_share_one_adapter(upstream: Upstream, ours: Ours, pocket_files: Files, tmp_path: Path) -> None:
+    """Ours: an adapter for each, trained where its expert runs, and a manifest."""
     trainer, args = upstream(dit_high_noise=pocket_files[HIGH], max_train_steps=20)
     with watched(pocket_files) as passes:
         trainer().train(args)
@@ -144,8 +144,8 @@ def test_1_two_experts_share_one_adapter(upstream: Upstream, ours: Ours, pocket_
     assert [experts[name]["timestep_range"] for name in ("high", "low")] == [[0.9, 1.0], [0.0, 0.9]]
 
 
-def test_4_a_resumed_training_starts_over(upstream: Upstream, ours: Ours, pocket_files: Files, tmp_path: Path) -> None:
-    """FIELD 1, item 4: resumed after two of three epochs, upstream trains three more and overwrites the first two."""
+def test_a_resumed_training_starts_over(upstream: Upstream, ours: Ours, pocket_files: Files, tmp_path: Path) -> None:
+    """Resumed after two of three epochs, upstream trains three more and overwrites the first two."""
     flags = {"max_train_epochs": 3, "save_every_n_epochs": 1, "save_state": True}
     trainer, args = upstream(**flags)
     trainer().train(args)
@@ -175,8 +175,8 @@ def test_4_a_resumed_training_starts_over(upstream: Upstream, ours: Ours, pocket
     assert read_lora(tmp_path / "ours" / "orbit_l.safetensors").metadata["ss_steps"] == str(3 * OURS)
 
 
-def test_5_trackers_end_before_the_last_save(upstream: Upstream, ours: Ours) -> None:
-    """FIELD 1, item 5: what a hook would record of the finished adapter comes too late."""
+def test_trackers_end_before_the_last_save(upstream: Upstream, ours: Ours) -> None:
+    """What a hook would record of the finished adapter comes too late."""
     tracker = Recorder()
     trainer, args = upstream(max_train_steps=4, save_every_n_steps=2)
     noting, found = saves(trainer, tracker)
@@ -190,8 +190,8 @@ def test_5_trackers_end_before_the_last_save(upstream: Upstream, ours: Ours) -> 
     assert tracker.ended
 
 
-def test_6_no_validation_and_epochs_for_steps(upstream: Upstream, ours: Ours) -> None:
-    """FIELD 1, item 6: all else is logged by update, the loss of an epoch by epoch."""
+def test_no_validation_and_epochs_for_steps(upstream: Upstream, ours: Ours) -> None:
+    """All else is logged by update, the loss of an epoch by epoch."""
     tracker = Recorder()
     trainer, args = upstream(max_train_epochs=2)
     args.log_with = tracker
@@ -205,10 +205,10 @@ def test_6_no_validation_and_epochs_for_steps(upstream: Upstream, ours: Ours) ->
     assert len({values["val/loss"] for _, values in tracker.logged if "val/loss" in values}) > 1
 
 
-def test_6_samples_are_the_low_noise_expert_s(
+def test_samples_are_the_low_noise_expert_s(
     host: ModuleType, upstream: Upstream, ours: Ours, pocket_files: Files, tmp_path: Path
 ) -> None:
-    """FIELD 1, item 6: at every noise level, though both experts are there. Ours: each on its side of the boundary."""
+    """At every noise level, though both experts are there. Ours: each on its side of the boundary."""
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)).save(tmp_path / "first.png")
     prompts = tmp_path / "prompts.txt"
     prompts.write_text(f"a red car --w 32 --h 32 --f 5 --s 8 --d 1 --fs 5 --l 1 --i {tmp_path / 'first.png'}\n")
@@ -232,8 +232,8 @@ def test_6_samples_are_the_low_noise_expert_s(
     assert len(list((tmp_path / "ours" / "previews").glob("*.mp4"))) == 1
 
 
-def test_7_mlflow_is_refused(host: ModuleType, ours: Ours, capsys: pytest.CaptureFixture[str]) -> None:
-    """FIELD 1, item 7."""
+def test_mlflow_is_refused(host: ModuleType, ours: Ours, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its parser knows tensorboard and wandb."""
     parser: argparse.ArgumentParser = host.wan_setup_parser(host.setup_parser_common())
     with pytest.raises(SystemExit):
         parser.parse_args(["--log_with", "mlflow"])
@@ -245,8 +245,8 @@ def test_7_mlflow_is_refused(host: ModuleType, ours: Ours, capsys: pytest.Captur
 
 
 @pytest.mark.skipif(any(map(importlib.util.find_spec, TENSORBOARD)), reason="tensorboard is installed")
-def test_7_logs_that_go_nowhere(upstream: Upstream, ours: Ours, tmp_path: Path) -> None:
-    """FIELD 1, item 7: `--logging_dir` without the package that writes there. Upstream trains to the end all the same;
+def test_logs_that_go_nowhere(upstream: Upstream, ours: Ours, tmp_path: Path) -> None:
+    """`--logging_dir` without the package that writes there. Upstream trains to the end all the same;
     one line of accelerate's, among all others, says that there is no tracker.
     """
     trainer, args = upstream(max_train_steps=2, logging_dir=tmp_path / "logs")
@@ -258,8 +258,8 @@ def test_7_logs_that_go_nowhere(upstream: Upstream, ours: Ours, tmp_path: Path) 
         parse(ours("--logging_dir", str(tmp_path / "logs")))
 
 
-def test_10_a_boundary_of_0_9_is_refused(host: ModuleType, ours: Ours, capsys: pytest.CaptureFixture[str]) -> None:
-    """FIELD 1, item 10. Ours takes either form; one that is not the task's has to be said twice."""
+def test_a_boundary_of_0_9_is_refused(host: ModuleType, ours: Ours, capsys: pytest.CaptureFixture[str]) -> None:
+    """Ours takes either form; one that is not the task's has to be said twice."""
     parser: argparse.ArgumentParser = host.wan_setup_parser(host.setup_parser_common())
     with pytest.raises(SystemExit):
         parser.parse_args(["--timestep_boundary", "0.9"])

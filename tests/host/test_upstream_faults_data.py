@@ -21,7 +21,7 @@ from torch import Tensor
 from musubi_ext.hosts.musubi.importing import import_host_module
 from musubi_ext.hosts.musubi.pocket_task import PipelineVae
 from musubi_ext.schedule.experts import Expert
-from musubi_ext.video import read_video
+from musubi_ext.video import Frames, read_video
 from musubi_ext.wan_train_network import main
 
 HIGH = Expert.HIGH
@@ -53,10 +53,10 @@ def upstream(
 Upstream = Callable[..., list[Pass]]
 
 
-def test_2_sigma_trains_the_other_end(
+def test_sigma_trains_the_other_end(
     upstream: Upstream, data: Path, tiny_pipeline: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """FIELD 1, item 2: asked for 900 to 1000 by its default density, upstream trains t = 1 to 100."""
+    """Asked for 900 to 1000 by its default density, upstream trains t = 1 to 100."""
     passes = upstream(timestep_sampling="sigma", discrete_flow_shift=1.0, max_train_steps=20, **RANGE)
     assert len(passes) == 20
     assert {one.expert for one in passes} == {HIGH}
@@ -66,7 +66,7 @@ def test_2_sigma_trains_the_other_end(
     assert not (tmp_path / "ours").exists()
 
 
-def test_3_a_shape_is_preserved_by_leaving_the_range(
+def test_a_shape_is_preserved_by_leaving_the_range(
     upstream: Upstream,
     data: Path,
     tiny_pipeline: Path,
@@ -74,7 +74,7 @@ def test_3_a_shape_is_preserved_by_leaving_the_range(
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """FIELD 1, item 3: of a density with 6e-6 of its mass above 0.9, upstream gives up after 1000 draws and trains on
+    """Of a density with 6e-6 of its mass above 0.9, upstream gives up after 1000 draws and trains on
     the last of them.
     """
     flags = {"timestep_sampling": "logsnr", "preserve_distribution_shape": True, "max_train_steps": 6}
@@ -91,10 +91,10 @@ def test_3_a_shape_is_preserved_by_leaving_the_range(
     assert all(0.9 - 1e-6 <= t <= 1 for t in drawn)
 
 
-def test_3_without_preserving_it_the_shape_is_another(
+def test_without_preserving_it_the_shape_is_another(
     upstream: Upstream, data: Path, tiny_pipeline: Path, pocket_files: Files, tmp_path: Path
 ) -> None:
-    """FIELD 1, item 3: the density is squeezed into the range. With Circle-Rotate's shift of 8, half of what the
+    """The density is squeezed into the range. With Circle-Rotate's shift of 8, half of what the
     high-noise expert trains on lies above 0.989; half of the density's own share of its range lies above 0.944.
     """
     squeezed = [one.t for one in upstream(discrete_flow_shift=8.0, max_train_steps=60, **RANGE)]
@@ -112,6 +112,14 @@ def conditioning(cache: Path) -> Tensor:
     return found[0]
 
 
+def encoded(frames: Frames, pipeline: Path, *given: int) -> Tensor:
+    """The VAE's latents (16, F, h, w) of a clip of which only the given frames are left."""
+    video = torch.zeros(3, *frames.shape[:3])
+    for index in given:
+        video[:, index] = torch.from_numpy(frames[index]).permute(2, 0, 1) / 127.5 - 1
+    return PipelineVae(pipeline, torch.float32).encode([video])[0]
+
+
 def mask_and_latents(condition: Tensor) -> tuple[Tensor, Tensor]:
     """(4, F) of the mask, which is the same in every cell, and the latents (16, F, h, w)."""
     mask = condition[:4]
@@ -119,22 +127,28 @@ def mask_and_latents(condition: Tensor) -> tuple[Tensor, Tensor]:
     return mask[:, :, 0, 0], condition[4:]
 
 
-def test_11_a_first_and_a_last_frame(
-    host: ModuleType, data: Path, tiny_pipeline: Path, pocket_files: Files, tmp_path: Path
-) -> None:
-    """FIELD 1, item 11: upstream's caching gives the first frame and knows no last one; ours trains on both."""
-    clip = data / "clips" / "clip_0.mp4"
+def test_upstream_gives_the_first_frame_alone(data: Path, tiny_pipeline: Path, tmp_path: Path) -> None:
+    """Its caching knows no last frame."""
     caching = import_host_module("musubi_tuner.wan_cache_latents")
     common = import_host_module("musubi_tuner.cache_latents")
     parser: argparse.ArgumentParser = caching.wan_setup_parser(common.setup_parser_common())
     flags = {word for flag in parser._option_string_actions for word in flag.strip("-").split("_")}
     assert "i2v" in flags
     assert not flags & {"last", "end"}
-    item = caching.ItemInfo(str(clip), "", (32, 32), (32, 32), 5, read_video(clip)[0], str(tmp_path / "c.safetensors"))
+    frames, file = read_video(data / "clips" / "clip_0.mp4")[0], tmp_path / "cache.safetensors"
+    item = caching.ItemInfo("clip_0", "", (32, 32), (32, 32), len(frames), frames, str(file))
     caching.encode_and_save_batch(PipelineVae(tiny_pipeline, torch.float32), None, True, [item])
-    theirs = conditioning(tmp_path / "c.safetensors")
-    assert mask_and_latents(theirs)[0].tolist() == [[1, 0]] * 4
+    mask, latents = mask_and_latents(conditioning(file))
+    assert mask.tolist() == [[1, 0]] * 4
+    assert torch.allclose(latents, encoded(frames, tiny_pipeline, 0), atol=1e-5)
 
+
+def test_ours_trains_on_the_first_and_the_last(
+    data: Path, tiny_pipeline: Path, pocket_files: Files, tmp_path: Path
+) -> None:
+    """mask[:, 0] = 1, mask[-1, -1] = 1 and the VAE's latents of [first, zeros…, last] reach the model
+    of the real trainer.
+    """
     toml = (data / "orbit.toml").read_text().replace(str(data / "cache"), str(tmp_path / "both"))
     (tmp_path / "both.toml").write_text(toml + 'condition = "first_last"\n')
     words = train_words(data, tiny_pipeline, tmp_path / "ours", "--max_train_steps", "10")
@@ -143,12 +157,9 @@ def test_11_a_first_and_a_last_frame(
         assert main(words) == 0
     given = [one.condition for one in passes if one.trained and one.condition is not None]
     assert len(given) == 20
-    for condition in given:
-        mask, latents = mask_and_latents(condition)
-        assert mask.tolist() == [[1, 0], [1, 0], [1, 0], [1, 1]]
-        assert latents[:, -1].any()
-    (cached,) = (conditioning(path) for path in (tmp_path / "both").glob("clip_0_0*"))
-    latents = mask_and_latents(cached)[1]
-    assert any(torch.equal(cached, condition) for condition in given)
-    assert torch.allclose(latents[:, 0], theirs[4:, 0], atol=1e-5)  # the VAE is causal: the first frame is the same
-    assert not torch.allclose(latents[:, -1], theirs[4:, -1], atol=0.1)
+    assert all(mask_and_latents(each)[0].tolist() == [[1, 0], [1, 0], [1, 0], [1, 1]] for each in given)
+    clips = [read_video(path)[0] for path in sorted((data / "clips").glob("*.mp4"))]
+    wanted = [encoded(frames, tiny_pipeline, 0, -1) for frames in clips]
+    for each in given:
+        latents = mask_and_latents(each)[1]
+        assert [torch.allclose(latents, clip, atol=1e-5) for clip in wanted].count(True) == 1

@@ -19,12 +19,13 @@ from musubi_ext.hosts.endings import DivergedError
 from musubi_ext.hosts.pocket import PocketTrainer
 from musubi_ext.hosts.pocket_model import add_lora, load_expert, lora_layers, pad_text, text_tokens
 from musubi_ext.hosts.resolve import Job, resolve
+from musubi_ext.hosts.seam import NoTracking
 from musubi_ext.schedule.experts import Expert
 
 JobOf = Callable[..., Job]
 
 
-class Recorder:
+class Recorder(NoTracking):
     """A tracker and progress display that remembers."""
 
     def __init__(self) -> None:

@@ -185,15 +185,42 @@ def test_sigkill_at_random_moments_over_both_experts(argv: Arguments, tmp_path: 
     assert sorted(path.name for path in (tmp_path / "killed").iterdir()) == sorted([*expected, "orbit.pair.json"])
 
 
-def _kill_after_a_while(words: list[str], folder: Path, seconds: float) -> None:
-    """SIGKILL so long after the first state or adapter has appeared."""
-    before = set(folder.glob("*")) if folder.is_dir() else set()
+def test_a_killed_run_goes_on_in_mlflow_without_gap_or_double(
+    words_of: Arguments, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlflow import MlflowClient
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_RUN_ID", raising=False)
+    length = ("--max_train_steps", "30", "--validate_every_n_steps", "7", "--resume", "auto")
+    words = [word for word in words_of(tmp_path / "out", *length) if word != "--no_mlflow"]
+    words += ["--save_state_every_n_steps", "10"]
+    _kill_after_a_while(words, tmp_path / "out", 0.5, wait_for="*-state")
+    killed = json.loads((tmp_path / "out" / "orbit.run.json").read_text())["run_id"]
+    assert main(words) == 0
+    client = MlflowClient("sqlite:///mlflow.db")
+    experiment = client.get_experiment_by_name("musubi-ext")
+    runs = {run.data.tags.get("expert", "pair"): run for run in client.search_runs([experiment.experiment_id])}
+    assert runs.keys() == {"pair", "high", "low"}
+    assert runs["pair"].info.run_id == killed
+    assert {run.info.status for run in runs.values()} == {"FINISHED"}
+    for expert in ("high", "low"):
+        history = client.get_metric_history(runs[expert].info.run_id, "loss")
+        assert [point.step for point in history] == list(range(1, 31))
+        validations = client.get_metric_history(runs[expert].info.run_id, "val/loss")
+        assert [point.step for point in validations] == [0, 7, 14, 21, 28, 30]
+    assert not (tmp_path / "out" / "orbit.run.json").exists()
+
+
+def _kill_after_a_while(words: list[str], folder: Path, seconds: float, wait_for: str = "*") -> None:
+    """SIGKILL so long after the first new state or adapter has appeared."""
+    before = set(folder.glob(wait_for)) if folder.is_dir() else set()
     process = subprocess.Popen(
         [sys.executable, "-m", "musubi_ext.wan_train_network", *words], env={**os.environ, "OMP_NUM_THREADS": "1"}
     )
     deadline = time.monotonic() + 120
     while process.poll() is None and time.monotonic() < deadline:
-        if folder.is_dir() and set(folder.glob("*")) - before:
+        if folder.is_dir() and set(folder.glob(wait_for)) - before:
             time.sleep(seconds)
             break
         time.sleep(0.02)
