@@ -195,7 +195,7 @@ def test_a_killed_run_goes_on_in_mlflow_without_gap_or_double(
     length = ("--max_train_steps", "30", "--validate_every_n_steps", "7", "--resume", "auto")
     words = [word for word in words_of(tmp_path / "out", *length) if word != "--no_mlflow"]
     words += ["--save_state_every_n_steps", "10"]
-    _kill_after_a_while(words, tmp_path / "out", 0.5, wait_for="*-state")
+    _kill_after_a_while(words, tmp_path / "out", 0.0, wait_for="*-state")
     killed = json.loads((tmp_path / "out" / "orbit.run.json").read_text())["run_id"]
     assert main(words) == 0
     client = MlflowClient("sqlite:///mlflow.db")
