@@ -1,4 +1,5 @@
 # make demo    the whole chain on the pocket model, from rendered clips to a promoted pair
+# make test-host  the tests inside the real musubi-tuner: MUSUBI_TUNER_HOMES="checkout …", or what `host install` fetched
 # make test    the tests; make lint: ruff and mypy; make clean: remove .venv, caches and runs/demo
 # TORCH_PIP_ARGS chooses the torch wheel, for instance the CPU one, 190 MB in place of 2.5 GB with CUDA:
 #   make demo TORCH_PIP_ARGS="--index-url URL_OF_THE_CPU_INDEX"
@@ -10,13 +11,26 @@ TORCH_PIP_ARGS ?=
 BIN := .venv/bin
 READY := .venv/.installed
 
-.PHONY: demo test lint clean
+# Checkouts of musubi-tuner, each tested in turn: the lowest and the newest supported one, say.
+MUSUBI_TUNER_HOMES ?= $(MUSUBI_TUNER_HOME)
+HOST_READY := .venv/.host-installed
+
+.PHONY: demo test test-host lint clean
 
 demo: $(READY)
 	$(BIN)/musubi-ext demo --out runs/demo
 
 test: $(READY)
 	$(BIN)/python -m pytest
+
+# Without checkouts these tests skip, and say so.
+test-host: $(HOST_READY)
+	@homes="$(MUSUBI_TUNER_HOMES)"; \
+	[ -n "$$homes" ] || homes="$$($(BIN)/musubi-ext host show --path 2>/dev/null)"; \
+	for home in $${homes:-""}; do \
+	  echo "== tests/host with MUSUBI_TUNER_HOME=$$home"; \
+	  MUSUBI_TUNER_HOME="$$home" $(BIN)/python -m pytest tests/host || exit 1; \
+	done
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -31,4 +45,13 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --upgrade pip
 	$(BIN)/python -m pip install $(TORCH_PIP_ARGS) $(TORCH)
 	$(BIN)/python -m pip install -c constraints.txt -e ".[dev]"
+	touch $@
+
+# PyPI's torchvision loads beside PyPI's CUDA torch. Beside a CPU torch its operators do not load, and it would break
+# diffusers: it goes to a folder that is on the path only once musubi-tuner is imported (hosts/musubi/importing.py).
+$(HOST_READY): $(READY)
+	$(BIN)/python -m pip install -c constraints.txt -e ".[dev,host]"
+	$(BIN)/python -m pip install --no-deps --upgrade \
+	  $$($(BIN)/python -c "import sys, torch; print('' if torch.version.cuda else f'--target {sys.prefix}/host-packages')") \
+	  $$($(BIN)/python -c "import torch; print(f'torchvision==0.{int(torch.__version__.split(chr(46))[1]) + 15}.*')")
 	touch $@

@@ -16,7 +16,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     which.add_argument("--from", dest="checkout", type=Path, metavar="DIR", help="use this checkout, in place")
     which.add_argument("--tag", default=PINNED, choices=list(COMMITS), help="the release to fetch (%(default)s)")
     install.add_argument("--dry-run", action="store_true", help="check everything, say what would be done")
-    verbs.add_parser("show", help="where it is, its version, its commit")
+    show = verbs.add_parser("show", help="where it is, its version, its commit")
+    show.add_argument("--path", action="store_true", help="the path alone, for scripts")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -53,6 +54,9 @@ def _show(args: argparse.Namespace) -> int:
     from musubi_ext.hosts.musubi.requirements import missing
 
     host = find_host()
+    if args.path:
+        print(host.root)
+        return 0
     released = {None: "", True: " (as released)", False: f" (not what v{host.version} was released as)"}
     print(f"path     {host.root}")
     print(f"version  {host.version}")

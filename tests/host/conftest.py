@@ -19,6 +19,7 @@ import torch
 
 from musubi_ext.hosts.musubi.importing import import_host
 from musubi_ext.hosts.musubi.pocket_task import TASK, register
+from musubi_ext.hosts.musubi.requirements import missing
 from musubi_ext.pocket.upstream import export_experts
 from musubi_ext.schedule.experts import Expert
 
@@ -35,6 +36,9 @@ def host() -> ModuleType:
     """`musubi_tuner.wan_train_network` of the checkout in $MUSUBI_TUNER_HOME."""
     if not os.environ.get(HOME):
         pytest.skip(f"{HOME} is not set: no musubi-tuner checkout to test with")
+    if lacking := missing():
+        names = ", ".join(requirement.module for requirement in lacking)
+        pytest.skip(f"musubi-tuner needs modules that are not installed: {names} (`make test-host` installs them)")
     with patch.dict(os.environ):  # its configurations set TOKENIZERS_PARALLELISM
         return import_host()
 
