@@ -67,7 +67,6 @@ class HostLog:
                 self._descriptions,
                 run.optimizer,
                 *self._norms,
-                self._args.scale_weight_norms,
             )
             logs.update(metrics)
             logs.update(self._trainer.extra_step_logs(self._args, logs))
