@@ -10,11 +10,12 @@ batch, the model, logging and the progress bar. Reading the model and saving are
 from __future__ import annotations
 
 import argparse
-import contextlib
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -29,6 +30,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from musubi_ext.evaluation.statistics import median_interval
 from musubi_ext.hosts.musubi.importing import import_host
+from musubi_ext.hosts.musubi.pocket_task import register
 from musubi_ext.pocket.config import pipeline_path
 from musubi_ext.pocket.upstream import export_experts
 from musubi_ext.schedule.experts import Expert
@@ -38,12 +40,22 @@ from musubi_ext.wan_train_network import run
 GOAL = 1.02
 WARM = 3  # steps of each training that are left out
 UPSTREAM = "upstream"
-# Way to train: our loader (an [orbit] table), and the words that upstream's command does not have.
-WAYS: dict[str, tuple[bool, tuple[str, ...]]] = {
-    UPSTREAM: (False, ("--extension", "off")),
-    "ours": (False, ("--experts", "low", "--no_mlflow")),
-    "ours, --no_bands": (False, ("--experts", "low", "--no_mlflow", "--no_bands")),
-    "ours, [orbit] data and MLflow": (True, ("--experts", "low")),
+
+
+@dataclass(frozen=True)
+class Way:
+    """How to train: words that follow the command; on a data set with our table, tracked, bars drawn (`typed`)?"""
+
+    words: tuple[str, ...]
+    typed: bool = False
+
+
+ONE = ("--experts", "low")
+WAYS = {
+    UPSTREAM: Way(("--extension", "off")),
+    "ours": Way((*ONE, "--no_mlflow")),
+    "ours, --no_bands": Way((*ONE, "--no_mlflow", "--no_bands")),
+    "ours as typed: [orbit] data, MLflow, a bar drawn": Way(ONE, typed=True),
 }
 
 
@@ -60,7 +72,7 @@ class Model:
 
 @dataclass
 class Steps:
-    """Seconds between updates: on the clock, and of this process's CPU time, which others on the machine do not touch."""
+    """Seconds between updates: on the clock, and of this process's CPU time, which neighbours hardly touch."""
 
     wall: list[float] = field(default_factory=list)
     cpu: list[float] = field(default_factory=list)
@@ -129,8 +141,8 @@ def measure(out: Path, model: Model, console: Console) -> dict[str, Any]:
 
 
 def train(out: Path, model: Model, way: str) -> Steps:
-    """One training; what it and its bars print goes to a file, as in a terminal."""
-    own_data, words = WAYS[way]
+    """One training; what it prints goes to a file. Upstream draws its bar at every step, terminal or not."""
+    chosen = WAYS[way]
     taken, before = Steps(), [0.0, 0.0]
     folder = out / "adapters"
 
@@ -140,18 +152,15 @@ def train(out: Path, model: Model, way: str) -> Steps:
         taken.cpu.append(now[1] - before[1])
         before[:] = now
 
-    data = model.data.orbit if own_data else model.data.plain
-    command = [*train_words(data, {"dit": model.dit}, folder, model.steps), *words]
+    data = model.data.orbit if chosen.typed else model.data.plain
+    command = [*train_words(data, {"dit": model.dit}, folder, model.steps), *chosen.words]
     command += ["--overwrite"] if way != UPSTREAM else []
-    command += ["--mlflow_tracking_uri", f"sqlite:///{(out / 'mlflow.db').absolute()}"] if own_data else []
+    command += ["--mlflow_tracking_uri", f"sqlite:///{(out / 'mlflow.db').absolute()}"] if chosen.typed else []
+    register(model.dit)
     hook = register_optimizer_step_post_hook(stamp)
     try:
-        with (
-            open(out / "log.txt", "a", encoding="utf-8") as log,
-            contextlib.redirect_stderr(log),
-            contextlib.redirect_stdout(log),
-        ):
-            run(command, Console(file=log, force_terminal=True))
+        with open(out / "log.txt", "a", encoding="utf-8") as log, redirect_stderr(log), redirect_stdout(log):
+            run(command, Console(file=log, force_terminal=chosen.typed))
     finally:
         hook.remove()
         reset()
@@ -172,10 +181,10 @@ def summary(own: Sequence[Steps], upstream: Sequence[Steps]) -> dict[str, Any]:
     for clock in ("wall", "cpu"):
         ours, theirs = ([getattr(taken, clock) for taken in side] for side in (own, upstream))
         ratios = [median(a) / median(b) for a, b in zip(ours, theirs, strict=True)]
-        pooled = median(sum(ours, [])) / median(sum(theirs, []))
+        own_median, upstream_median = median(chain(*ours)), median(chain(*theirs))
         found[clock] = {
-            "median_ms": 1e3 * median(sum(ours, [])),
-            "ratio": pooled,
+            "median_ms": 1e3 * own_median,
+            "ratio": own_median / upstream_median,
             "over_rounds": median_interval(ratios).as_dict(),
         }
     return found
@@ -199,13 +208,15 @@ def markdown(document: Mapping[str, Any]) -> str:
     updates = ", ".join(f"{model['updates']} ({name})" for name, model in document["models"].items())
     return "\n".join(
         [
-            f"Clips of 64×64×17, latents 16×5×8×8; updates each way: {updates}. {document['machine']}. Goal: ratio ≤ {GOAL}.",
+            f"Clips of 64×64×17, latents 16×5×8×8; updates each way: {updates}. {document['machine']}. "
+            f"Goal: ratio ≤ {GOAL}.",
             "",
             table(
                 ["model", "way", "median step, ms", "÷ upstream", "over rounds [95%]", "CPU time ÷ upstream's"], rows
             ),
             "",
-            "Where it goes: medians of the parts that differ, in microseconds a step, and the difference as a share of upstream's step.",
+            "Where it goes: medians of the parts that differ, in microseconds a step, and what ours take more as a "
+            "share of upstream's step. Timed in a pass of their own, each without the parts within it.",
             "",
             table(["model", "part", "upstream, µs", "ours, µs", "of a step"], parts),
         ]

@@ -62,6 +62,11 @@ def run(argv: Sequence[str], console: Console) -> AdapterPair | None:
         train_plain(args)
         return None
     plan = choice.resolve(args)
+    if getattr(args, "show_timesteps", None):
+        from musubi_ext.hosts.musubi.trainer import show_timesteps
+
+        show_timesteps(plan)
+        return None
     if args.dry_run:
         from musubi_ext.hosts.report import describe
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from musubi_ext.errors import Problems
 from musubi_ext.schedule.bands import parse_emphasis
+from musubi_ext.schedule.plan import Phase
 from musubi_ext.schedule.timesteps import density
 
 
@@ -22,6 +23,11 @@ def check_common(args: Namespace, problems: Problems) -> None:
     for flag in ("preview_every_n_epochs", "preview_at_end"):
         if getattr(args, flag) not in (None, "auto", "off") and not args.sample_prompts:
             problems.add(f"--{flag}", "needs prompts", "add --sample_prompts FILE")
+
+
+def in_order(phases: list[Phase], args: Namespace) -> list[Phase]:
+    """The phases as `--experts` orders them; high first unless it says low,high."""
+    return phases[::-1] if args.experts == "low,high" else phases
 
 
 def plan_options(args: Namespace, name: str) -> Any:

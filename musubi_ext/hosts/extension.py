@@ -31,7 +31,8 @@ from musubi_ext.orbits.config import DatasetConfig
 from musubi_ext.orbits.dataset import Batch, OrbitDataset
 from musubi_ext.schedule.bands import band_losses, emphasised_loss, parse_emphasis
 from musubi_ext.schedule.plan import Phase
-from musubi_ext.schedule.timesteps import sample_timesteps
+from musubi_ext.schedule.strata import Strata
+from musubi_ext.schedule.timesteps import at_quantiles, density
 
 Preview = Callable[[Any, Namespace, Run], None]  # (trainer, …): makes videos of both experts as they stand
 
@@ -78,22 +79,18 @@ class OrbitExtension:
     ) -> tuple[Tensor, Tensor]:
         """Draw t in the phase's range by the truncated inverse CDF: ((1 − t)·latents + t·noise, 1000·t + 1).
 
-        Upstream squeezes the density into the range, or leaves the range after 100 rejections.
+        `timesteps` are quantiles, from a data set of upstream's with `--num_timestep_buckets`. Upstream squeezes the
+        density into the range, or leaves the range after 1000 rejections.
         """
-        if timesteps is not None:
-            raise ValueError("bucketed timesteps (num_timestep_buckets) do not go together with an expert's range")
-        t = sample_timesteps(
+        law = density(
             args.timestep_sampling,
-            len(latents),
-            self.phase.low,
-            self.phase.high,
             shift=args.discrete_flow_shift,
             sigmoid_scale=args.sigmoid_scale,
             logit_mean=args.logit_mean,
             logit_std=args.logit_std,
             latent_hw=(latents.shape[-2], latents.shape[-1]),
         )
-        t = t.to(device)
+        t = at_quantiles(law, self._quantiles(timesteps, len(latents)), self.phase.low, self.phase.high).to(device)
         shaped = t.view(-1, *[1] * (latents.ndim - 1))
         return (1 - shaped) * latents + shaped * noise, 1000 * t + 1
 
@@ -176,7 +173,13 @@ class OrbitExtension:
     def state(self) -> dict[str, Any]:
         """What a resumed training must know, as JSON."""
         patience = {"best": self._patience.best, "worse": self._patience.worse}
-        return {"validations": self.validations, "patience": patience, "log": self._log.state(), "stop": self.stop}
+        return {
+            "validations": self.validations,
+            "patience": patience,
+            "log": self._log.state(),
+            "stop": self.stop,
+            "strata": self._strata.state() if self._strata else None,
+        }
 
     def load_state(self, state: dict[str, Any], args: Namespace) -> None:
         """Take up what `state` returned."""
@@ -186,12 +189,21 @@ class OrbitExtension:
         best = state["patience"]["best"]
         self._patience.best, self._patience.worse = best and (best[0], best[1]), state["patience"]["worse"]
         self._log.load_state(state["log"])
+        if self._strata:
+            self._strata.load_state(state["strata"])
         self.stop = state["stop"]
+
+    def _quantiles(self, given: list[float] | None, count: int) -> Tensor:
+        if given is not None:
+            return torch.tensor(given, dtype=torch.float64)
+        return self._strata.draw(count) if self._strata else torch.rand(count, dtype=torch.float64)
 
     def _begin(self, args: Namespace) -> None:
         holdout = OrbitDataset(self.data, split="holdout", seed=args.seed)
         self.validation = Validation(holdout, self.phase.validation_timesteps())
         self._patience = Patience(args.early_stop_patience)
+        buckets = getattr(args, "num_timestep_buckets", None) or 0  # the pocket host refuses the flag
+        self._strata = Strata(buckets) if buckets > 1 else None
 
     def _validate(self, args: Namespace, accelerator: Any, network: Any, transformer: Any, step: int) -> bool:
         """Whether this is the best validation so far."""

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from musubi_ext.errors import Problems, UserError
-from musubi_ext.hosts.common_checks import check_common, plan_options
+from musubi_ext.hosts.common_checks import check_common, in_order, plan_options
 from musubi_ext.hosts.jobs import Job, Plan
 from musubi_ext.hosts.launched import processes
 from musubi_ext.hosts.optimizers import check_optimizer, key_values
@@ -34,7 +34,7 @@ def resolve(args: Namespace) -> Plan:
     pipeline = problems.collect(lambda: _pipeline(args))
     name = args.pair_name or args.output_name
     options = _plan_options(args, name)
-    planned = problems.collect(lambda: phases(options)) or []
+    planned = in_order(problems.collect(lambda: phases(options)) or [], args)
     folders = [problems.collect(lambda p=phase: transformer_folder(p.dit, p.expert)) for phase in planned]  # type: ignore[misc]
     problems.raise_if_any()
     assert data is not None  # its problems would have been raised

@@ -26,7 +26,8 @@ def prompts(tmp_path: Path) -> Path:
     pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "first.png")
     file = tmp_path / "prompts.txt"
-    file.write_text(f"camera circles right to left --w 32 --h 32 --f 5 --s 4 --fs 3 --d 1 --i {tmp_path / 'first.png'}\n")
+    shape = f"--w 32 --h 32 --f 5 --s 4 --fs 3 --i {tmp_path / 'first.png'}"
+    file.write_text(f"camera circles right to left --d 1 {shape}\n")
     return file
 
 

@@ -178,3 +178,54 @@ def test_a_plan_names_every_phase(
     ]
     assert not (tmp_path / "out").exists()
     assert resolve(parse(words)).host == "musubi"
+
+
+def test_the_order_of_the_experts_is_the_one_asked_for(data: Path, tiny_pipeline: Path, tmp_path: Path) -> None:
+    words = train_words(data, tiny_pipeline, tmp_path / "out", "--max_train_steps", "1", "--experts", "low,high")
+    assert [job.expert for job in resolve(parse(words)).jobs] == [Expert.LOW, Expert.HIGH]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--lr_scheduler", "sideways"),
+        ("--optimizer_type", "torch.optim.Nothing"),
+        ("--network_module", "networks.none_such"),
+        ("--optimizer_args", "weight_decay"),
+    ],
+)
+def test_what_upstream_refuses_is_a_sentence(
+    data: Path, tiny_pipeline: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], words: tuple[str, ...]
+) -> None:
+    assert main(train_words(data, tiny_pipeline, tmp_path / "out", "--max_train_steps", "1", *words)) == 2
+    said = capfd.readouterr().err
+    assert len([line for line in said.splitlines() if line.startswith("error: ")]) == 1
+    assert "Traceback" not in said
+
+
+def test_upstream_s_own_picture_shows_our_draws(
+    data: Path, tiny_pipeline: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    words = train_words(data, tiny_pipeline, tmp_path / "out", "--show_timesteps", "console", "--experts", "high")
+    assert main(words) == 0
+    shown = capfd.readouterr().out.partition("Sampled timesteps")[2].partition("Sampled loss weighting")[0]
+    rows = [line.split(":") for line in shown.splitlines() if line[:4].strip().isdecimal()]
+    assert {int(name.split("-")[0]) for name, bar in rows if "#" in bar} == {900, 925, 950, 975}
+    assert not (tmp_path / "out").exists()
+
+
+def test_bucketed_timesteps_cover_the_expert_s_range_evenly(host_args: HostArgs, data: Path) -> None:
+    args = host_args(num_timestep_buckets=10, timestep_sampling="uniform")
+    vars(args).update(OURS)
+    phase = Phase(Expert.HIGH, args.dit, 0.9, 1.0, 0.9, "x", 1, None)
+    trainer = trainer_class("pocket-i2v")(phase, load_dataset_config(data / "orbit.toml"))
+    trainer._begin(args)
+    latents = torch.zeros(4, 16, 2, 4, 4)
+    drawn = [
+        trainer.get_noisy_model_input_and_timesteps(args, latents, latents, None, None, latents.device, torch.float32)[
+            1
+        ]
+        for _ in range(5)
+    ]
+    cells = ((torch.cat(drawn) - 901) // 10).long().bincount(minlength=10)
+    assert cells.tolist() == [2] * 10

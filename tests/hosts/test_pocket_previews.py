@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -66,7 +67,7 @@ def test_previews_follow_the_adapters(words_of: Arguments, prompts: Path, tmp_pa
         read_video(folder / f"{stem}_00.mp4")[0]
         for stem in ("orbit_h-000001", "orbit_h-000002", "orbit_l-000001", "orbit")
     ]
-    assert all((a != b).any() for a, b in zip(videos, videos[1:], strict=False))
+    assert all((a != b).any() for a, b in pairwise(videos))
 
 
 def test_previews_need_prompts(words_of: Arguments, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -50,7 +50,7 @@ def use_expert(
     Afterwards, after an exception too, every live expert has the modes, the device and the block swap that it had.
     """
     if isinstance(source, Live):
-        with _for_inference(accelerator.unwrap_model(source.transformer)) as transformer:
+        with for_inference(accelerator.unwrap_model(source.transformer)) as transformer:
             act(transformer)
         return
     live = [accelerator.unwrap_model(other.transformer) for other in others if isinstance(other, Live)]
@@ -66,7 +66,7 @@ def use_expert(
 
 
 @contextmanager
-def _for_inference(model: Any) -> Iterator[Any]:
+def for_inference(model: Any) -> Iterator[Any]:
     """Evaluation mode and forward-only block swap; then, module by module, the mode that each one had.
 
     The network's modules are found by the forwards they put in place of the model's (networks/lora.py, `apply_to`):

@@ -6,7 +6,7 @@ from argparse import Namespace
 from pathlib import Path
 
 from musubi_ext.errors import Problems, UserError
-from musubi_ext.hosts.common_checks import check_common, plan_options
+from musubi_ext.hosts.common_checks import check_common, in_order, plan_options
 from musubi_ext.hosts.jobs import MUSUBI, Job, Plan
 from musubi_ext.hosts.launched import processes_per_expert
 from musubi_ext.hosts.musubi.checks import check_caches, check_device, check_weights
@@ -39,7 +39,7 @@ def resolve(args: Namespace) -> Plan:
     pipeline = _pocket(args) if args.task == POCKET_TASK else None
     _check_flags(args, problems)
     data = problems.collect(lambda: _data(args))
-    planned = problems.collect(lambda: phases(plan_options(args, name))) or []
+    planned = in_order(problems.collect(lambda: phases(plan_options(args, name))) or [], args)
     together = bool(args.parallel_experts)
     processes = problems.collect(lambda: processes_per_expert(len(planned), side_by_side=together)) or 1
     problems.raise_if_any()
@@ -78,10 +78,6 @@ def _own(args: Namespace, phase: Phase) -> Namespace:
 def _check_flags(args: Namespace, problems: Problems) -> None:
     check_device(args, problems)
     check_common(args, problems)
-    if args.num_timestep_buckets is not None:
-        problems.add("--num_timestep_buckets", "draws outside an expert's range", "leave the flag out")
-    if args.show_timesteps:
-        problems.add("--show_timesteps", "shows upstream's draws, not ours", "use it with --extension off")
     if args.sample_prompts and not (args.vae and args.t5):
         problems.add("--sample_prompts", "needs --vae and --t5", "name both files")
 

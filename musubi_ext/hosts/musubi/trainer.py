@@ -6,6 +6,7 @@ What is ours: the data set, the timesteps, the loop that can be resumed, what is
 
 from __future__ import annotations
 
+import logging
 import os
 from argparse import Namespace
 from collections.abc import Callable
@@ -15,21 +16,41 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from musubi_ext.errors import UserError
 from musubi_ext.hosts.checkpoints import FINISHED, last_name
 from musubi_ext.hosts.disk import writing
 from musubi_ext.hosts.extension import OrbitExtension
+from musubi_ext.hosts.jobs import Plan
 from musubi_ext.hosts.loop import Run, TrainingLoop
 from musubi_ext.hosts.musubi import metadata as host_metadata
 from musubi_ext.hosts.musubi.frozen import frozen_modules_unwrapped
 from musubi_ext.hosts.musubi.importing import import_host
 from musubi_ext.hosts.musubi.logs import HostLog
 from musubi_ext.hosts.musubi.pocket_task import TASK, PocketParts
+from musubi_ext.hosts.musubi.residency import for_inference
 from musubi_ext.hosts.state_policy import StatePolicy
 from musubi_ext.storage import atomic_path
+
+# What upstream raises for flags and files that it cannot use; after the first step they are defects.
+REFUSALS = (AssertionError, AttributeError, ImportError, KeyError, OSError, TypeError, ValueError)
+_log = logging.getLogger(__name__)
 
 
 class MusubiHost(OrbitExtension):
     """Mixin over WanNetworkTrainer: `trainer_class` puts the two together. `args` is one phase's own namespace."""
+
+    def train(self, args: Namespace) -> None:
+        """Upstream's. Raises UserError for what it refuses before the first step, an unknown optimizer for one."""
+        host: Any = super()
+        self._training = False
+        try:
+            host.train(args)
+        except REFUSALS as error:
+            if self._training:
+                raise
+            _log.debug("musubi-tuner refused", exc_info=True)
+            reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no reason given'}"
+            raise UserError(f"musubi-tuner cannot train with these flags: {reason}") from error
 
     def _build_dataset(self, args: Namespace) -> tuple[Any, Any, Any]:
         """Ours where the dataset TOML has an `[orbit]` table; without one, upstream's own batches."""
@@ -91,6 +112,7 @@ class MusubiHost(OrbitExtension):
         network_dtype: torch.dtype,
     ) -> None:
         """Our loop in the place of upstream's, over everything upstream has prepared."""
+        self._training = True
         run = Run(
             accelerator=accelerator,
             loader=train_dataloader,
@@ -171,6 +193,13 @@ class MusubiHost(OrbitExtension):
         if not self._resumed:
             self._sample(args, self._host_log.run, 0)
 
+    def _validate(self, args: Namespace, accelerator: Any, network: Any, transformer: Any, step: int) -> bool:
+        """The extension's, without dropout, and with swapped blocks left where the next training step expects them."""
+        if not self.validation:
+            return False
+        with for_inference(accelerator.unwrap_model(transformer)):
+            return super()._validate(args, accelerator, network, transformer, step)
+
     def state(self) -> dict[str, Any]:
         """The extension's, upstream's average loss, and the session that the metadata name."""
         return {**super().state(), "host_log": self._host_log.state(), "session": self._session}
@@ -215,3 +244,12 @@ def trainer_class(task: str) -> type:
     upstream = import_host().WanNetworkTrainer
     bases = (MusubiHost, PocketParts, upstream) if task == TASK else (MusubiHost, upstream)
     return type("MusubiTrainer", bases, {"__doc__": "The extension inside musubi-tuner."})
+
+
+def show_timesteps(plan: Plan) -> None:
+    """`--show_timesteps`: upstream's picture, of what each expert would draw here."""
+    for job in plan.jobs:
+        print(f"{job.expert.value}-noise expert:")
+        trainer = trainer_class(job.args.task)(job.phase, job.data)
+        trainer._begin(job.args)
+        trainer.show_timesteps(job.args)
