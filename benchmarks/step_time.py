@@ -2,19 +2,17 @@
 
     MUSUBI_TUNER_HOME=… python benchmarks/step_time.py --out runs/step_time --markdown docs/TRAINING_RESULTS.md
 
-Every round trains each of the four ways for a share of the steps, in another order each time, in one process. A step is
-the time from one update of the weights to the next, taken on both sides by the same hook of torch: it holds loading the
-batch, the model, logging and the progress bar. Reading the model and saving are outside. A second pass times the parts.
+A step goes from one update of the weights to the next: it holds loading the batch, the model, logging and the progress
+bar; reading the model, validating and saving are outside. A second pass, in this process, times the parts.
 """
 
 from __future__ import annotations
 
 import argparse
 import logging
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from statistics import median
@@ -26,7 +24,7 @@ from rich.console import Console
 from rich.progress import Progress
 from step_parts import OURS, THEIRS, Parts
 from tables import insert, interval, machine, table
-from torch.optim.optimizer import register_optimizer_step_post_hook
+from taking_turns import Job, Turn, take_turns, updates
 
 from musubi_ext.evaluation.statistics import median_interval
 from musubi_ext.hosts.musubi.importing import import_host
@@ -38,44 +36,35 @@ from musubi_ext.storage import write_json
 from musubi_ext.wan_train_network import run
 
 GOAL = 1.02
-WARM = 3  # steps of each training that are left out
 UPSTREAM = "upstream"
 
 
 @dataclass(frozen=True)
 class Way:
-    """How to train: words that follow the command; on a data set with our table, tracked, bars drawn (`typed`)?"""
+    """How to train: words that follow the command. `typed`: a data set with our table, tracked, its bar drawn."""
 
     words: tuple[str, ...]
     typed: bool = False
 
 
-ONE = ("--experts", "low")
+ONE = ("--experts", "low", "--overwrite")
 WAYS = {
-    UPSTREAM: Way(("--extension", "off")),
+    UPSTREAM: Way(("--extension", "off")),  # draws its bar at every step, terminal or not
     "ours": Way((*ONE, "--no_mlflow")),
     "ours, --no_bands": Way((*ONE, "--no_mlflow", "--no_bands")),
-    "ours as typed: [orbit] data, MLflow, a bar drawn": Way(ONE, typed=True),
+    "ours, [orbit] data, MLflow, bar drawn": Way(ONE, typed=True),
 }
 
 
 @dataclass(frozen=True)
 class Model:
-    """What is trained, and for how long: `rounds` × `steps` updates each way."""
+    """What is trained, and for how long: `turns` × `steps` counted updates each way."""
 
     name: str
     dit: Path
     data: Data
-    rounds: int
+    turns: int
     steps: int
-
-
-@dataclass
-class Steps:
-    """Seconds between updates: on the clock, and of this process's CPU time, which neighbours hardly touch."""
-
-    wall: list[float] = field(default_factory=list)
-    cpu: list[float] = field(default_factory=list)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -85,9 +74,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     import_host()
     logging.disable(logging.INFO)
     console = Console(stderr=True)
-    document: dict[str, Any] = {"machine": machine(), "models": {}}
-    for model in models(args):
-        document["models"][model.name] = measure(args.out, model, console)
+    timed = {model.name: measure(args.out, model, console) for model in models(args)}
+    document = {"machine": machine(), "models": timed}
     write_json(args.out / "step_time.json", document)
     text = markdown(document)
     print(text)
@@ -98,11 +86,11 @@ def main(argv: Sequence[str] | None = None) -> None:
 def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("--out", type=Path, default=Path("runs/step_time"))
-    made.add_argument("--steps", type=int, default=200, help="updates each way in a round, of the shipped expert")
-    made.add_argument("--rounds", type=int, default=5)
+    made.add_argument("--turns", type=int, default=40, help="of each way to train, for the shipped expert")
+    made.add_argument("--steps", type=int, default=10, help="counted updates of a turn")
     made.add_argument("--clips", type=int, default=64)
-    made.add_argument("--large_steps", type=int, default=50, help="the same of the random 1024-wide expert; 0: none")
-    made.add_argument("--large_rounds", type=int, default=4)
+    made.add_argument("--large_turns", type=int, default=40, help="of the random 1024-wide expert; 0: leave it out")
+    made.add_argument("--large_steps", type=int, default=5)
     made.add_argument("--large_layers", type=int, default=6)
     made.add_argument("--markdown", type=Path, help="file whose tables are replaced")
     return made
@@ -113,114 +101,112 @@ def models(args: argparse.Namespace) -> Iterator[Model]:
     shipped = export_experts(pipeline_path(), args.out / "experts")[Expert.LOW]
     for batch in (1, 8):
         data = make_data(args.out / "data", args.clips, batch)
-        yield Model(f"shipped expert, batch {batch}", shipped, data, args.rounds, args.steps)
-    if args.large_steps:
+        yield Model(f"shipped expert, batch {batch}", shipped, data, args.turns, args.steps)
+    if args.large_turns:
         large = random_expert(
             args.out / "experts" / f"large_{args.large_layers}.safetensors", 8, args.large_layers, 4096
         )
-        name = f"random 1024 × {args.large_layers} layers, batch 1"
-        yield Model(name, large, make_data(args.out / "data", args.clips, 1), args.large_rounds, args.large_steps)
+        name = f"random, 1024 wide, {args.large_layers} layers, batch 1"
+        yield Model(name, large, make_data(args.out / "data", args.clips, 1), args.large_turns, args.large_steps)
 
 
 def measure(out: Path, model: Model, console: Console) -> dict[str, Any]:
     """Step times of every way, ratios to upstream's, and the parts' own times."""
-    rounds: list[dict[str, Steps]] = []
+    length = updates(model.turns, model.steps)
+    jobs = {way: job(out / f"way_{number}", model, way, length) for number, way in enumerate(WAYS)}
     with Progress(console=console, disable=not console.is_terminal) as bar:
-        for number in bar.track(range(model.rounds), description=model.name):
-            order = [*WAYS][number % len(WAYS) :] + [*WAYS][: number % len(WAYS)]
-            rounds.append({way: train(out, model, way) for way in order})
+        task = bar.add_task(model.name, total=model.turns)
+        taken = take_turns(jobs, model.turns, model.steps, lambda: bar.advance(task))
     parts = Parts()
     with parts.timed():
         for parts.side, way in ((THEIRS, UPSTREAM), (OURS, "ours")):
-            train(out, model, way)
+            train(job(out / "parts", model, way, min(length, 100)))
     return {
-        "updates": model.rounds * model.steps,
-        "ways": {way: summary([taken[way] for taken in rounds], [taken[UPSTREAM] for taken in rounds]) for way in WAYS},
+        "updates": model.turns * model.steps,
+        "ways": {way: summary(turns, taken[UPSTREAM]) for way, turns in taken.items()},
         "parts": parts.medians(),
     }
 
 
-def train(out: Path, model: Model, way: str) -> Steps:
-    """One training; what it prints goes to a file. Upstream draws its bar at every step, terminal or not."""
+def job(folder: Path, model: Model, way: str, length: int) -> Job:
+    """The training of one way."""
     chosen = WAYS[way]
-    taken, before = Steps(), [0.0, 0.0]
-    folder = out / "adapters"
-
-    def stamp(*_: Any) -> None:
-        now = [time.perf_counter(), time.process_time()]
-        taken.wall.append(now[0] - before[0])
-        taken.cpu.append(now[1] - before[1])
-        before[:] = now
-
     data = model.data.orbit if chosen.typed else model.data.plain
-    command = [*train_words(data, {"dit": model.dit}, folder, model.steps), *chosen.words]
-    command += ["--overwrite"] if way != UPSTREAM else []
-    command += ["--mlflow_tracking_uri", f"sqlite:///{(out / 'mlflow.db').absolute()}"] if chosen.typed else []
-    register(model.dit)
-    hook = register_optimizer_step_post_hook(stamp)
-    try:
-        with open(out / "log.txt", "a", encoding="utf-8") as log, redirect_stderr(log), redirect_stdout(log):
-            run(command, Console(file=log, force_terminal=chosen.typed))
-    finally:
-        hook.remove()
-        reset()
-    return Steps(taken.wall[WARM:], taken.cpu[WARM:])
+    words = [*train_words(data, {"dit": model.dit}, folder, length), *chosen.words]
+    if chosen.typed:
+        words += ["--mlflow_tracking_uri", f"sqlite:///{(folder / 'mlflow.db').absolute()}"]
+    return Job(tuple(words), model.dit, folder / "log.txt", chosen.typed)
 
 
-def reset() -> None:
-    """Forget what accelerate remembers of the training before: each starts like the first of a process."""
+def train(job: Job) -> None:
+    """Run it here, and forget what accelerate remembers of it."""
     from accelerate.state import AcceleratorState, GradientState
 
+    job.log.parent.mkdir(parents=True, exist_ok=True)
+    register(job.dit)
+    with open(job.log, "a", encoding="utf-8") as log, redirect_stderr(log), redirect_stdout(log):
+        run(job.words, Console(file=log, force_terminal=job.terminal))
     AcceleratorState._reset_state(reset_partial_state=True)
     GradientState._reset_state()
 
 
-def summary(own: Sequence[Steps], upstream: Sequence[Steps]) -> dict[str, Any]:
-    """Medians over all steps, their ratio to upstream's, and the median ratio over rounds with its interval."""
+def summary(own: Sequence[Turn], upstream: Sequence[Turn]) -> dict[str, Any]:
+    """Medians over all steps and their ratio to upstream's, and over turns the median ratio with its interval."""
     found: dict[str, Any] = {}
     for clock in ("wall", "cpu"):
-        ours, theirs = ([getattr(taken, clock) for taken in side] for side in (own, upstream))
-        ratios = [median(a) / median(b) for a, b in zip(ours, theirs, strict=True)]
+        ours, theirs = ([getattr(turn, clock) for turn in side] for side in (own, upstream))
         own_median, upstream_median = median(chain(*ours)), median(chain(*theirs))
+        by_turn = [median(a) / median(b) for a, b in zip(ours, theirs, strict=True)]
         found[clock] = {
             "median_ms": 1e3 * own_median,
             "ratio": own_median / upstream_median,
-            "over_rounds": median_interval(ratios).as_dict(),
+            "by_turn": median_interval(by_turn).as_dict(),
         }
     return found
 
 
 def markdown(document: Mapping[str, Any]) -> str:
     """A table of step times, a table of parts."""
-    rows, parts = [], []
-    for name, model in document["models"].items():
-        for way, found in model["ways"].items():
-            wall, cpu = found["wall"], found["cpu"]
-            ratios = ["1", "–", "1"]
-            if way != UPSTREAM:
-                ratios = [f"**{wall['ratio']:.3f}**", interval(wall["over_rounds"], 3), f"{cpu['ratio']:.3f}"]
-            rows.append([name, way, f"{wall['median_ms']:.2f}", *ratios])
-        upstream = model["ways"][UPSTREAM]["wall"]["median_ms"]
-        for part, taken in model["parts"].items():
-            cells = [f"{1e6 * value:.0f}" if value is not None else "–" for value in (taken[THEIRS], taken[OURS])]
-            more = (taken[OURS] or 0.0) - (taken[THEIRS] or 0.0)
-            parts.append([name, part, *cells, f"{100 * more / (upstream / 1e3):+.2f}%"])
     updates = ", ".join(f"{model['updates']} ({name})" for name, model in document["models"].items())
     return "\n".join(
         [
-            f"Clips of 64×64×17, latents 16×5×8×8; updates each way: {updates}. {document['machine']}. "
+            f"Clips of 64×64×17, latents 16×5×8×8; counted updates each way: {updates}. {document['machine']}. "
             f"Goal: ratio ≤ {GOAL}.",
             "",
             table(
-                ["model", "way", "median step, ms", "÷ upstream", "over rounds [95%]", "CPU time ÷ upstream's"], rows
+                ["model", "way", "median step, ms", "÷ upstream", "by turn [95%]", "CPU time ÷ upstream's [95%]"],
+                [row for name, model in document["models"].items() for row in _ways(name, model)],
             ),
             "",
             "Where it goes: medians of the parts that differ, in microseconds a step, and what ours take more as a "
             "share of upstream's step. Timed in a pass of their own, each without the parts within it.",
             "",
-            table(["model", "part", "upstream, µs", "ours, µs", "of a step"], parts),
+            table(
+                ["model", "part", "upstream, µs", "ours, µs", "of a step"],
+                [row for name, model in document["models"].items() for row in _parts(name, model)],
+            ),
         ]
     )
+
+
+def _ways(name: str, model: Mapping[str, Any]) -> Iterator[list[str]]:
+    for way, found in model["ways"].items():
+        wall, cpu = found["wall"], found["cpu"]
+        ratios = ["1", "–", "–"]
+        if way != UPSTREAM:
+            ratios = [f"{wall['ratio']:.3f}", interval(wall["by_turn"], 3), interval(cpu["by_turn"], 3)]
+        yield [name, way, f"{wall['median_ms']:.2f}", *ratios]
+
+
+def _parts(name: str, model: Mapping[str, Any]) -> Iterator[list[str]]:
+    step = model["ways"][UPSTREAM]["wall"]["median_ms"] / 1e3
+    total = 0.0
+    for part, taken in model["parts"].items():
+        cells = [f"{1e6 * taken[side]:.0f}" if taken[side] is not None else "–" for side in (THEIRS, OURS)]
+        more = (taken[OURS] or 0.0) - (taken[THEIRS] or 0.0)
+        total += more
+        yield [name, part, *cells, f"{more / step:+.2%}"]
+    yield [name, "**all of them**", "", f"{1e6 * total:+.0f}", f"{total / step:+.2%}"]
 
 
 if __name__ == "__main__":

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from musubi_ext.errors import UserError
-from musubi_ext.hosts.endings import TrainingFailed, terminable
+from musubi_ext.hosts.endings import TrainingFailed
+from musubi_ext.termination import terminable
 
 if TYPE_CHECKING:
     from musubi_ext.adapters.pair import AdapterPair

@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
     from musubi_ext.demo.options import Layout, Options
     from musubi_ext.demo.report import print_report
     from musubi_ext.demo.stages import Demo, run_stages
-    from musubi_ext.registry.termination import sigterm_exits
+    from musubi_ext.termination import terminable
 
     options, layout = Options.parse(args), Layout(args.out)
     console = Console()
@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
     if args.dry_run:
         _print_plan(demo, fresh=args.fresh)
         return 0
-    with sigterm_exits():
+    with terminable():
         try:
             if args.fresh:
                 remove_outputs(layout)

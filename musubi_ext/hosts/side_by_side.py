@@ -24,12 +24,13 @@ from rich.console import Console
 
 from musubi_ext.errors import UserError
 from musubi_ext.hosts.disk import DiskError
-from musubi_ext.hosts.endings import DivergedError, TrainingFailed, terminable
+from musubi_ext.hosts.endings import DivergedError, TrainingFailed
 from musubi_ext.hosts.jobs import Job
 from musubi_ext.hosts.launched import visible_devices
 from musubi_ext.hosts.phases import Bar, Trackers, bars, train_job
 from musubi_ext.hosts.relay import Relay
 from musubi_ext.schedule.experts import Expert
+from musubi_ext.termination import terminable
 
 GRACE = 10.0  # seconds that an interrupted child has to remove its temporary files
 

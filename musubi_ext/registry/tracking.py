@@ -100,7 +100,7 @@ class PairTracking(RunTracker):
     """The parent run of a pair; `expert` gives the child runs. Use as a context manager: leaving it sends what is left.
 
     Normal end closes every open run FINISHED, an exception FAILED, Ctrl-C or a SIGTERM turned into an exit
-    (`registry.termination.sigterm_exits`) KILLED.
+    (`musubi_ext.termination.terminable`) KILLED.
 
     uri: a tracking URI, see `registry.store.tracking_uri`.
     run_id: continue this run; without it $MLFLOW_RUN_ID, which `mlflow run` sets, if `uri` is the store it is of;

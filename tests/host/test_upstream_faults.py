@@ -1,6 +1,6 @@
 """What musubi-tuner gets wrong in training, shown on its own trainer, and ours beside it on the same experts and clips.
 
-Faults of the data, timesteps and conditioning, are in test_upstream_faults_data.py.
+Faults of timesteps, boundary and conditioning are in test_upstream_faults_data.py.
 """
 
 from __future__ import annotations
@@ -256,22 +256,3 @@ def test_logs_that_go_nowhere(upstream: Upstream, ours: Ours, tmp_path: Path) ->
     assert not (tmp_path / "logs").exists()
     with pytest.raises(UserError, match="--logging_dir: needs the tensorboard package, found none"):
         parse(ours("--logging_dir", str(tmp_path / "logs")))
-
-
-def test_a_boundary_of_0_9_is_refused(host: ModuleType, ours: Ours, capsys: pytest.CaptureFixture[str]) -> None:
-    """Ours takes either form; one that is not the task's has to be said twice."""
-    parser: argparse.ArgumentParser = host.wan_setup_parser(host.setup_parser_common())
-    with pytest.raises(SystemExit):
-        parser.parse_args(["--timestep_boundary", "0.9"])
-    assert "invalid int value: '0.9'" in capsys.readouterr().err
-    assert parser.parse_args(["--timestep_boundary", "875"]).timestep_boundary == 875
-
-    def ranges(*words: str) -> list[tuple[float, float]]:
-        return [(job.phase.low, job.phase.high) for job in resolve(parse(ours(*words))).jobs]
-
-    assert ranges() == ranges("--timestep_boundary", "0.9") == ranges("--timestep_boundary", "900")
-    for form in ("0.875", "875"):
-        with pytest.raises(UserError, match=r"pocket-i2v hands over at 0\.9"):
-            ranges("--timestep_boundary", form)
-        words = ("--timestep_boundary", form, "--confirm_boundary", form)
-        assert ranges(*words) == [(0.875, 1.0), (0.0, 0.875)]

@@ -1,4 +1,4 @@
-"""What musubi-tuner gets wrong before the model: the timesteps that reach it in a training, and its conditioning."""
+"""What musubi-tuner gets wrong before the model: timesteps that reach it in a training, boundary, conditioning."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ from host_data import make_data, train_words
 from safetensors.torch import load_file
 from torch import Tensor
 
+from musubi_ext.errors import UserError
+from musubi_ext.hosts.choice import parse, resolve
 from musubi_ext.hosts.musubi.importing import import_host_module
 from musubi_ext.hosts.musubi.pocket_task import PipelineVae
 from musubi_ext.schedule.experts import Expert
@@ -105,6 +107,28 @@ def test_without_preserving_it_the_shape_is_another(
     drawn = [one.t for one in passes if one.trained]
     assert len(drawn) == len(squeezed) == 60
     assert 0.93 < statistics.median(drawn) < 0.96
+
+
+def test_a_boundary_of_0_9_is_refused(
+    host: ModuleType, data: Path, tiny_pipeline: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Ours takes either form; one that is not the task's has to be said twice."""
+    parser: argparse.ArgumentParser = host.wan_setup_parser(host.setup_parser_common())
+    with pytest.raises(SystemExit):
+        parser.parse_args(["--timestep_boundary", "0.9"])
+    assert "invalid int value: '0.9'" in capsys.readouterr().err
+    assert parser.parse_args(["--timestep_boundary", "875"]).timestep_boundary == 875
+
+    def ranges(*words: str) -> list[tuple[float, float]]:
+        plan = resolve(parse(train_words(data, tiny_pipeline, tmp_path / "ours", *words)))
+        return [(job.phase.low, job.phase.high) for job in plan.jobs]
+
+    assert ranges() == ranges("--timestep_boundary", "0.9") == ranges("--timestep_boundary", "900")
+    for form in ("0.875", "875"):
+        with pytest.raises(UserError, match=r"pocket-i2v hands over at 0\.9"):
+            ranges("--timestep_boundary", form)
+        words = ("--timestep_boundary", form, "--confirm_boundary", form)
+        assert ranges(*words) == [(0.875, 1.0), (0.0, 0.875)]
 
 
 def conditioning(cache: Path) -> Tensor:
