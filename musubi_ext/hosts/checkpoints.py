@@ -17,7 +17,8 @@ from musubi_ext import __version__
 from musubi_ext.adapters.tensors import read_header
 from musubi_ext.errors import UserError
 from musubi_ext.orbits.config import DatasetConfig
-from musubi_ext.orbits.dataset import OrbitDataset
+from musubi_ext.orbits.dataset import OrbitDataset, folder_fingerprint
+from musubi_ext.schedule.experts import find_task
 from musubi_ext.schedule.plan import Phase
 
 PRECISIONS = {"float": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -78,11 +79,18 @@ def run_settings(args: Namespace, phase: Phase, data: DatasetConfig, base: str, 
         "high": phase.high,
         "boundary": phase.boundary,
         "base": base,
-        "data": OrbitDataset(data).fingerprint(),
+        "data": data_fingerprint(data, args.task),
         "processes": processes,
         "torch": torch.__version__,
         "musubi_ext": __version__,
     }
+
+
+def data_fingerprint(data: DatasetConfig, task: str) -> str:
+    """SHA-256 of what is trained on: clips and captions, or without an `[orbit]` table the caches themselves."""
+    if not data.orbit_given:
+        return folder_fingerprint(data)
+    return OrbitDataset(data, i2v=find_task(task).i2v).fingerprint()
 
 
 def fingerprint(settings: dict[str, Any]) -> str:

@@ -30,6 +30,7 @@ from musubi_ext.hosts.validation import Patience, Validation
 from musubi_ext.orbits.config import DatasetConfig
 from musubi_ext.orbits.dataset import Batch, OrbitDataset
 from musubi_ext.schedule.bands import band_losses, emphasised_loss, parse_emphasis
+from musubi_ext.schedule.experts import find_task
 from musubi_ext.schedule.plan import Phase
 from musubi_ext.schedule.strata import Strata
 from musubi_ext.schedule.timesteps import at_quantiles, density
@@ -62,7 +63,7 @@ class OrbitExtension:
 
     def _build_dataset(self, args: Namespace) -> tuple[OrbitDataset, Any, Any]:
         """The training split, a collator that unwraps its ready batches, and the shared epoch."""
-        training = OrbitDataset(self.data, split="train", seed=args.seed)
+        training = self._split("train", args)
         if not len(training):
             raise UserError(f"{self.data.path}: expected clips to train on, found none outside the hold-out")
         return training, unwrap, Value("i", 0)
@@ -198,8 +199,11 @@ class OrbitExtension:
             return torch.tensor(given, dtype=torch.float64)
         return self._strata.draw(count) if self._strata else torch.rand(count, dtype=torch.float64)
 
+    def _split(self, split: str, args: Namespace) -> OrbitDataset:
+        return OrbitDataset(self.data, split=split, seed=args.seed, i2v=find_task(args.task).i2v)
+
     def _begin(self, args: Namespace) -> None:
-        holdout = OrbitDataset(self.data, split="holdout", seed=args.seed)
+        holdout = self._split("holdout", args) if self.data.orbit_given else None
         self.validation = Validation(holdout, self.phase.validation_timesteps())
         self._patience = Patience(args.early_stop_patience)
         buckets = getattr(args, "num_timestep_buckets", None) or 0  # the pocket host refuses the flag

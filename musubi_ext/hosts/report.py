@@ -88,6 +88,6 @@ def _effective_batch(plan: Plan) -> int:
 
 def _data(plan: Plan) -> OrbitDataset | None:
     try:
-        return OrbitDataset(plan.data)
+        return OrbitDataset(plan.data, i2v=plan.task.i2v)
     except UserError:  # not cached yet: a plan is made without writing anything
         return None

@@ -22,17 +22,18 @@ class Validation:
     share the batches among them and all know the result.
     """
 
-    def __init__(self, holdout: OrbitDataset, timesteps: Sequence[float]) -> None:
+    def __init__(self, holdout: OrbitDataset | None, timesteps: Sequence[float]) -> None:
         self.holdout, self.timesteps = holdout, tuple(timesteps)
 
     def __bool__(self) -> bool:
-        return len(self.holdout) > 0
+        return self.holdout is not None and len(self.holdout) > 0
 
     @torch.no_grad()
     def measure(
         self, trainer: HostTrainer, args: Namespace, accelerator: Any, network: nn.Module, transformer: Any
     ) -> dict[str, float]:
         """{"val/loss": mean, "val/loss_t450": loss at t = 0.45, …}; each clip weighs the same."""
+        assert self.holdout is not None  # asked for by truth
         training = network.training
         network.eval()
         totals = torch.zeros(len(self.timesteps) + 1, dtype=torch.float64)  # the last counts clips

@@ -52,16 +52,23 @@ class OrbitDataset(torch.utils.data.Dataset[Batch]):
     """Batches of one split of a cached data set.
 
     `train` is shuffled by seed + epoch (`set_epoch`); `holdout` keeps one order, so that validation losses compare.
-    Raises UserError when nothing is cached or a caption's cache is missing. A hold-out of 0 leaves `holdout` empty.
+    Raises UserError when nothing is cached or a caption's cache is missing; with `i2v`, also the conditioning. A
+    hold-out of 0 leaves `holdout` empty.
     """
 
     def __init__(
-        self, config: DatasetConfig, *, split: str = "train", seed: int = 42, in_memory: int = IN_MEMORY
+        self,
+        config: DatasetConfig,
+        *,
+        split: str = "train",
+        seed: int = 42,
+        in_memory: int = IN_MEMORY,
+        i2v: bool = True,
     ) -> None:
         if split not in SPLITS:
             raise ValueError(f"split: expected one of {SPLITS}, found {split!r}")
         self.config, self.split, self.seed = config, split, seed
-        items = list(_cached_items(config))
+        items = list(_cached_items(config, i2v))
         held_out = holdout_sources([item.source for item in items], config.orbit.holdout)
         self.items = [item for item in items if (item.source in held_out) == (split == "holdout")]
         self._loaded: dict[Path, dict[str, Tensor]] | None = {} if _bytes(self.items) <= in_memory else None
@@ -118,7 +125,8 @@ class OrbitDataset(torch.utils.data.Dataset[Batch]):
 
     def __getitem__(self, index: int) -> Batch:
         loaded = [{**self._load(item.latents), **self._load(item.text)} for item in self._batches[index]]
-        stacked = {key: torch.stack([tensors[key] for tensors in loaded]) for key in ("latents", "latents_image")}
+        keys = [key for key in ("latents", "latents_image") if key in loaded[0]]
+        stacked: Batch = {key: torch.stack([tensors[key] for tensors in loaded]) for key in keys}
         return {**stacked, "t5": [tensors["t5"] for tensors in loaded], "timesteps": None}
 
     def batch_sources(self, index: int) -> list[Path]:
@@ -142,6 +150,15 @@ class OrbitDataset(torch.utils.data.Dataset[Batch]):
         if path not in self._loaded:
             self._loaded[path] = read_tensors(path)
         return self._loaded[path]
+
+
+def folder_fingerprint(config: DatasetConfig) -> str:
+    """SHA-256 of every cache in the folders of a data set without an `[orbit]` table: musubi-tuner reads them all."""
+    digest = hashlib.sha256()
+    for dataset in config.datasets:
+        for path in sorted(dataset.cache_directory.glob("*_wan*.safetensors")):
+            digest.update(f"{path.name} {sha256(path)} {dataset.num_repeats}\n".encode())
+    return digest.hexdigest()
 
 
 def holdout_sources(sources: Sequence[str], share: float) -> frozenset[str]:
@@ -168,7 +185,7 @@ def _content_key(key: str) -> str:
     return name.rsplit("_", 1)[0] if name.startswith("latents_") else name
 
 
-def _cached_items(config: DatasetConfig) -> Iterator[Item]:
+def _cached_items(config: DatasetConfig, i2v: bool) -> Iterator[Item]:
     problems, count = Problems(), 0
     for index, dataset in enumerate(config.datasets):
         files = latent_files(dataset.cache_directory)
@@ -176,21 +193,21 @@ def _cached_items(config: DatasetConfig) -> Iterator[Item]:
             for variant in variants(clip, config.orbit.mirror):
                 for file in files.get(variant.stem, []):
                     count += 1
-                    yield from _item(index, dataset, clip, variant.stem, file, problems)
+                    yield from _item(index, dataset, clip, variant.stem, file, i2v, problems)
     if not count and not problems.found:
         raise UserError(f"{config.path}: expected cached clips, found none (cache the data set first)")
     problems.raise_if_any()
 
 
 def _item(
-    index: int, dataset: VideoDataset, clip: Clip, stem: str, file: LatentFile, problems: Problems
+    index: int, dataset: VideoDataset, clip: Clip, stem: str, file: LatentFile, i2v: bool, problems: Problems
 ) -> Iterator[Item]:
     text = text_path(dataset.cache_directory, stem)
     with safe_open(file.path, "pt") as tensors:
         names = {_content_key(key) for key in tensors.keys()}  # noqa: SIM118 - no mapping
     if not text.is_file():
         problems.add(text, "expected the caption's cache, found nothing", "cache the data set again")
-    elif "latents_image" not in names:
+    elif i2v and "latents_image" not in names:
         problems.add(file.path, "expected image conditioning, found latents alone", "cache again for image-to-video")
     else:
         source = read_metadata(file.path).get("source_sha256") or sha256(clip.path)

@@ -229,3 +229,27 @@ def test_bucketed_timesteps_cover_the_expert_s_range_evenly(host_args: HostArgs,
     ]
     cells = ((torch.cat(drawn) - 901) // 10).long().bincount(minlength=10)
     assert cells.tolist() == [2] * 10
+
+
+def test_a_clip_without_cache_is_not_left_out_in_silence(
+    host: ModuleType, data: Path, tiny_pipeline: Path, tmp_path: Path
+) -> None:
+    """Upstream trains on what it finds; so a clip that was never cached goes missing without a word."""
+    from musubi_ext.errors import Problems
+    from musubi_ext.hosts.musubi.checks import check_caches
+
+    text = (data / "orbit.toml").read_text() + "mirror = true\n"
+    (tmp_path / "mirrored.toml").write_text(text)
+    problems = Problems()
+    check_caches(load_dataset_config(tmp_path / "mirrored.toml"), problems)
+    assert "6 clips have no cache: clip_0-mirrored" in problems.found[0]
+
+
+def test_without_our_table_the_clips_need_not_be_there(data: Path, tiny_pipeline: Path, tmp_path: Path) -> None:
+    text = (data / "plain.toml").read_text().replace(str(data / "clips"), str(tmp_path))
+    (tmp_path / "plain.toml").write_text(text)
+    words = train_words(data, tiny_pipeline, tmp_path / "out", "--max_train_steps", "1", "--experts", "low")
+    words[words.index("--dataset_config") + 1] = str(tmp_path / "plain.toml")
+    plan = resolve(parse(words))
+    assert len(plan.jobs[0].settings["data"]) == 64
+    assert not plan.data.orbit_given

@@ -72,9 +72,13 @@ def _files(data: DatasetConfig, dataset: VideoDataset, problems: Problems) -> It
     if not data.orbit_given:
         yield from (file for group in files.values() for file in group)
         return
-    for clip in dataset.find_clips(problems):
-        for variant in variants(clip, data.orbit.mirror):
-            yield from files.get(variant.stem, [])
+    wanted = [variant.stem for clip in dataset.find_clips(problems) for variant in variants(clip, data.orbit.mirror)]
+    for stem in wanted:
+        yield from files.get(stem, [])
+    if files and (missing := [stem for stem in wanted if stem not in files]):
+        names = listed(missing[:_SHOWN]) + (", …" if len(missing) > _SHOWN else "")
+        fix = "cache them (musubi-tuner leaves out what is too short, and mirrors nothing), or remove the clips"
+        problems.add(dataset.cache_directory, f"{len(missing)} clips have no cache: {names}", fix)
 
 
 def _faults(
