@@ -17,6 +17,7 @@ from typing import Any
 from torch import Tensor
 
 from musubi_ext.errors import UserError
+from musubi_ext.hosts.launched import is_main
 from musubi_ext.hosts.states import Position, State, States, check_settings, read_state
 
 AUTO = "auto"
@@ -36,6 +37,8 @@ class StatePolicy:
 
         Raises UserError when it belongs to other settings, or when the folder named is no state.
         """
+        if is_main():
+            self.states.sweep()
         if not self.args.resume:
             return None
         if self.args.resume != AUTO:

@@ -148,6 +148,12 @@ class States:
         """Remove every state."""
         for path in list(self._folders()):
             _remove(path)
+        self.sweep()
+
+    def sweep(self) -> None:
+        """Remove what a killed process left half written or half removed."""
+        for path in self.folder.glob(f".{self.name}-*-state.*"):
+            shutil.rmtree(path)
 
     def remove_before(self, step: int) -> None:
         """Remove the states of fewer than `step` updates."""

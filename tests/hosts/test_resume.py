@@ -141,6 +141,17 @@ def test_only_the_last_two_states_are_kept_and_each_is_whole(job: Callable[..., 
     assert [read_state(path).position.step for path in states] == [7, 8]
 
 
+def test_what_a_killed_process_left_half_done_is_swept(job: Callable[..., Job]) -> None:
+    again = job("again", "--save_state_every_n_steps", "2")
+    train(again, 5)
+    folder = again.path.parent
+    for name in (".orbit_h-step00000002-state.replaced", ".orbit_h-step00000006-state.partial"):
+        (folder / name).mkdir()
+        (folder / name / "adapter.safetensors").write_bytes(b"half")
+    train(again)
+    assert {path.name for path in folder.iterdir()} <= {"orbit_h.safetensors", "orbit_h-best.safetensors"}
+
+
 def test_other_settings_are_refused_with_every_difference(job: Callable[..., Job]) -> None:
     train(job("again"), 6)
     other = job("again", "--learning_rate", "1e-4", "--network_dim", "8")

@@ -75,7 +75,8 @@ def _files(data: DatasetConfig, dataset: VideoDataset, problems: Problems) -> It
     wanted = [variant.stem for clip in dataset.find_clips(problems) for variant in variants(clip, data.orbit.mirror)]
     for stem in wanted:
         yield from files.get(stem, [])
-    if files and (missing := [stem for stem in wanted if stem not in files]):
+    missing = [stem for stem in wanted if stem not in files]
+    if 0 < len(missing) < len(wanted):
         names = listed(missing[:_SHOWN]) + (", …" if len(missing) > _SHOWN else "")
         fix = "cache them (musubi-tuner leaves out what is too short, and mirrors nothing), or remove the clips"
         problems.add(dataset.cache_directory, f"{len(missing)} clips have no cache: {names}", fix)
