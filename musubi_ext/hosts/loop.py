@@ -21,7 +21,7 @@ from musubi_ext import rng
 from musubi_ext.hosts.checkpoints import epoch_name, step_name
 from musubi_ext.hosts.seam import Tracker
 from musubi_ext.hosts.state_policy import StatePolicy
-from musubi_ext.hosts.states import Position, State
+from musubi_ext.hosts.states import Position, Snapshot, State
 
 Batch = dict[str, Any]
 
@@ -205,7 +205,8 @@ class TrainingLoop:
             kept["scaler"] = run.accelerator.scaler.state_dict()
         self.trainer.tracker.flush()  # what is not sent now is not told again after a kill
         extra = {"accumulated": run.accelerator.step, "trainer": self.trainer.state()}
-        self.policy.write(label, run.position, run.adapter, kept, extra, self._epoch_start, run.accelerator)
+        snapshot = Snapshot(run.position, run.adapter, kept, extra, self._epoch_start)
+        self.policy.write(label, snapshot, run.accelerator)
 
     def _load(self, state: State) -> None:
         run = self.run

@@ -14,11 +14,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from musubi_ext.errors import UserError
 from musubi_ext.hosts.launched import is_main
-from musubi_ext.hosts.states import Position, State, States, check_settings, read_state
+from musubi_ext.hosts.states import Position, Snapshot, State, States, check_settings, read_state
 
 AUTO = "auto"
 KEPT = 2  # the newest, and the one before in case it is damaged
@@ -60,20 +58,11 @@ class StatePolicy:
             return bool(self.args.save_state or self.args.save_state_on_train_end)
         return self.by_epoch or (saved and bool(self.args.save_state))
 
-    def write(
-        self,
-        label: str,
-        position: Position,
-        tensors: Mapping[str, Tensor],
-        optimizer: Mapping[str, Any],
-        extra: Mapping[str, Any],
-        epoch_start: dict[str, Any],
-        accelerator: Any,
-    ) -> None:
+    def write(self, label: str, snapshot: Snapshot, accelerator: Any) -> None:
         """Write a state, and when it was read back whole remove those that are no longer wanted."""
-        path = self.states.write(label, position, tensors, optimizer, extra, epoch_start, accelerator)
+        path = self.states.write(label, snapshot, accelerator)
         if accelerator.is_main_process:
-            self._prune(path, position)
+            self._prune(path, snapshot.position)
         accelerator.wait_for_everyone()
 
     def finished(self) -> None:

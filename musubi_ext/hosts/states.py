@@ -41,6 +41,17 @@ class Position:
 
 
 @dataclass(frozen=True)
+class Snapshot:
+    """What a state is made of, alive."""
+
+    position: Position
+    tensors: Mapping[str, Tensor]  # the adapter's parameters by name
+    optimizer: Mapping[str, Any]  # state dictionaries: "optimizer", and "schedule" and "scaler" where there are any
+    extra: Mapping[str, Any]  # what trainer and loop keep beside them, as JSON
+    epoch_start: dict[str, Any]  # the generators as they were when the epoch began
+
+
+@dataclass(frozen=True)
 class State:
     """A verified state."""
 
@@ -74,16 +85,7 @@ class States:
         """NAME-step00000100-state or NAME-000002-state."""
         return self.folder / f"{self.name}-{label}-state"
 
-    def write(
-        self,
-        label: str,
-        position: Position,
-        tensors: Mapping[str, Tensor],
-        optimizer: Mapping[str, Any],
-        extra: Mapping[str, Any],
-        epoch_start: dict[str, Any],
-        accelerator: Any,
-    ) -> Path:
+    def write(self, label: str, snapshot: Snapshot, accelerator: Any) -> Path:
         """Write and verify a state; every process of `accelerator` calls this. Raises DiskError and leaves nothing."""
         partial, path = self.folder / f".{self.name}-{label}-state.partial", self.path(label)
         if accelerator.is_main_process:
@@ -92,33 +94,24 @@ class States:
         accelerator.wait_for_everyone()
         try:
             with writing(path):
-                self._write(partial, path, position, tensors, optimizer, extra, epoch_start, accelerator)
+                self._write(partial, snapshot, accelerator)
+                if accelerator.is_main_process:
+                    self._seal(partial, snapshot.position, snapshot.extra)
+                    _replace(partial, path)
         finally:
             if accelerator.is_main_process:
                 shutil.rmtree(partial, ignore_errors=True)
         accelerator.wait_for_everyone()
         return path
 
-    def _write(
-        self,
-        partial: Path,
-        path: Path,
-        position: Position,
-        tensors: Mapping[str, Tensor],
-        optimizer: Mapping[str, Any],
-        extra: Mapping[str, Any],
-        epoch_start: dict[str, Any],
-        accelerator: Any,
-    ) -> None:
-        torch.save({"now": rng.capture(), "epoch": epoch_start}, partial / f"rng-{accelerator.process_index}.pt")
+    def _write(self, partial: Path, snapshot: Snapshot, accelerator: Any) -> None:
+        generators = {"now": rng.capture(), "epoch": snapshot.epoch_start}
+        torch.save(generators, partial / f"rng-{accelerator.process_index}.pt")
         if accelerator.is_main_process:
-            named = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+            named = {name: tensor.detach().cpu().contiguous() for name, tensor in snapshot.tensors.items()}
             save_file(named, partial / ADAPTER)
-            torch.save(dict(optimizer), partial / OPTIMIZER)
+            torch.save(dict(snapshot.optimizer), partial / OPTIMIZER)
         accelerator.wait_for_everyone()
-        if accelerator.is_main_process:
-            self._seal(partial, position, extra)
-            _replace(partial, path)
 
     def newest(self) -> tuple[State | None, list[str]]:
         """The last whole state, and a sentence for each later one that is damaged.

@@ -12,6 +12,7 @@ import random
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from multiprocessing import Value
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,8 @@ class OrbitDataset(torch.utils.data.Dataset[Batch]):
         held_out = holdout_sources([item.source for item in items], config.orbit.holdout)
         self.items = [item for item in items if (item.source in held_out) == (split == "holdout")]
         self._loaded: dict[Path, dict[str, Tensor]] | None = {} if _bytes(self.items) <= in_memory else None
-        self.set_epoch(0)
+        self._epoch = Value("q", 0)  # shared with the workers of a loader, who may live longer than an epoch
+        self._ordered = 0, self._order(0)
 
     @property
     def num_train_items(self) -> int:
@@ -106,18 +108,31 @@ class OrbitDataset(torch.utils.data.Dataset[Batch]):
 
     def set_epoch(self, epoch: int) -> None:
         """Order the batches of this epoch: a function of seed + epoch, not of the epochs before."""
+        self._epoch.value = epoch
+
+    @property
+    def _batches(self) -> list[list[Item]]:
+        epoch, batches = self._ordered
+        if epoch != self._epoch.value:
+            epoch = self._epoch.value
+            batches = self._order(epoch)
+            self._ordered = epoch, batches
+        return batches
+
+    def _order(self, epoch: int) -> list[list[Item]]:
         rng = random.Random(self.seed + epoch)
         buckets: defaultdict[tuple[int, ...], list[Item]] = defaultdict(list)
         for item in self.items:
             repeats = self.config.datasets[item.dataset].num_repeats if self.split == "train" else 1
             buckets[item.bucket] += [item] * repeats
-        self._batches: list[list[Item]] = []
+        batches: list[list[Item]] = []
         for bucket in sorted(buckets):
             if self.split == "train":
                 rng.shuffle(buckets[bucket])
-            self._batches += _chunks(buckets[bucket], self.config.datasets[bucket[0]].batch_size)
+            batches += _chunks(buckets[bucket], self.config.datasets[bucket[0]].batch_size)
         if self.split == "train":
-            rng.shuffle(self._batches)
+            rng.shuffle(batches)
+        return batches
 
     def __len__(self) -> int:
         """Batches in an epoch; the last of a bucket may be short, none is dropped."""

@@ -167,3 +167,16 @@ def test_caches_that_upstream_wrote_are_read(tmp_path: Path) -> None:
     dataset = OrbitDataset(config)
     assert dataset.num_train_items == 6
     assert len(dataset.fingerprint()) == 64
+
+
+def test_workers_that_outlive_an_epoch_follow_its_order(tmp_path: Path) -> None:
+    dataset = OrbitDataset(cached_folder(tmp_path / "d"), in_memory=0)
+    # A worker is forked; the parent must have started no threads of its own before (one torch thread in tests).
+    loader = torch.utils.data.DataLoader(dataset, batch_size=None, num_workers=1, persistent_workers=True)
+    orders = []
+    for number in (1, 2, 3):
+        dataset.set_epoch(number)
+        seen = ["".join("abcdef"[int(clip)] for clip in batch["latents"][:, 0, 0, 0, 0]) for batch in loader]
+        assert seen == ["".join(names) for names in epoch(dataset)]
+        orders.append(tuple(seen))
+    assert len(set(orders)) > 1
