@@ -144,9 +144,11 @@ class States:
         self.sweep()
 
     def sweep(self) -> None:
-        """Remove what a killed process left half written or half removed."""
+        """Remove what a killed process left half written or half removed; nobody else writes to the folder."""
         for path in self.folder.glob(f".{self.name}-*-state.*"):
             shutil.rmtree(path)
+        for path in self.folder.glob(f".{self.name}*.safetensors"):  # storage.atomic_path's temporary names
+            path.unlink()
 
     def remove_before(self, step: int) -> None:
         """Remove the states of fewer than `step` updates."""

@@ -28,6 +28,7 @@ from musubi_ext.hosts.musubi.discovery import (
 def nowhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """No musubi-tuner anywhere: not importable, not named, an empty cache."""
     monkeypatch.setitem(sys.modules, "musubi_tuner", None)
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if not (Path(entry) / "musubi_tuner").is_dir()])
     monkeypatch.delenv("MUSUBI_TUNER_HOME", raising=False)
     monkeypatch.setenv("MUSUBI_EXT_CACHE", str(tmp_path / "cache"))
 

@@ -148,6 +148,7 @@ def test_what_a_killed_process_left_half_done_is_swept(job: Callable[..., Job]) 
     for name in (".orbit_h-step00000002-state.replaced", ".orbit_h-step00000006-state.partial"):
         (folder / name).mkdir()
         (folder / name / "adapter.safetensors").write_bytes(b"half")
+    (folder / ".orbit_h-best.51a415a9.safetensors").write_bytes(b"half")
     train(again)
     assert {path.name for path in folder.iterdir()} <= {"orbit_h.safetensors", "orbit_h-best.safetensors"}
 

@@ -81,7 +81,7 @@ def _check_once(trainer: type) -> None:
 def _import(name: str, host: Host) -> ModuleType:
     fixes = (_some_warnings_allowed, _root_logger_kept, _no_output, _torchvision_operators, _current_device)
     try:
-        with _on_path(str(host.import_folder)), _on_path(str(host_packages())), ExitStack() as stack:
+        with _on_path(str(host.import_folder)), _on_path(str(host_packages()), stays=False), ExitStack() as stack:
             for fix in fixes:
                 stack.enter_context(fix())
             return importlib.import_module(name)
@@ -91,17 +91,22 @@ def _import(name: str, host: Host) -> ModuleType:
 
 
 @contextmanager
-def _on_path(folder: str) -> Iterator[None]:
-    """`folder` on sys.path; it stays there if all goes well, for what musubi-tuner imports later."""
+def _on_path(folder: str, *, stays: bool = True) -> Iterator[None]:
+    """`folder` on sys.path. If all goes well it `stays`, for what musubi-tuner imports later.
+
+    What does not stay is not handed to child processes either, which import diffusers without the fixes.
+    """
     new = folder not in sys.path and os.path.isdir(folder)
     if new:
         sys.path.append(folder)
     try:
         yield
     except BaseException:
-        if new:
-            sys.path.remove(folder)
+        stays = False
         raise
+    finally:
+        if new and not stays:
+            sys.path.remove(folder)
 
 
 @contextmanager

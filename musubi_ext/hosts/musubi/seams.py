@@ -53,6 +53,7 @@ EXPECTED: dict[str, str] = {  # in the order in which a run calls them; defaults
     "extra_step_logs": "self, args, logs",
     "on_before_sample_images": "self, accelerator, args, epoch, steps, vae, transformer, network, "
     "sample_parameters, dit_dtype",
+    "show_timesteps": "self, args",
     "sample_images": "self, accelerator, args, epoch, steps, vae, transformer, sample_parameters, dit_dtype",
     "do_inference": "self, accelerator, args, sample_parameter, vae, dit_dtype, transformer, discrete_flow_shift, "
     "sample_steps, width, height, frame_count, generator, do_classifier_free_guidance, guidance_scale, cfg_scale, "
