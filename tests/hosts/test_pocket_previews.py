@@ -52,7 +52,7 @@ def test_a_run_with_previews_is_one_without(
     assert {path.name for path in folder.iterdir()} == made
     first, _ = read_video(folder / "orbit_00.mp4")
     assert first.shape == (5, 32, 32, 3)
-    client = MlflowClient("sqlite:///mlflow.db")
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
     experiment = client.get_experiment_by_name("musubi-ext")
     (pair,) = [run for run in client.search_runs([experiment.experiment_id]) if "expert" not in run.data.tags]
     kept = {item.path for item in client.list_artifacts(pair.info.run_id, "previews/orbit")}

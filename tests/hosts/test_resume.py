@@ -210,7 +210,7 @@ def test_a_killed_run_goes_on_in_mlflow_without_gap_or_double(
     _kill_after_a_while(words, tmp_path / "out", 0.0, wait_for="*-state")
     killed = json.loads((tmp_path / "out" / "orbit.run.json").read_text())["run_id"]
     assert main(words) == 0
-    client = MlflowClient("sqlite:///mlflow.db")
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
     experiment = client.get_experiment_by_name("musubi-ext")
     runs = {run.data.tags.get("expert", "pair"): run for run in client.search_runs([experiment.experiment_id])}
     assert runs.keys() == {"pair", "high", "low"}

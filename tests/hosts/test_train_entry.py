@@ -107,7 +107,7 @@ def test_runs_are_tracked(argv: Arguments, tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.delenv("MLFLOW_RUN_ID", raising=False)
     words = [word for word in argv("--mlflow_run_name", "trial", "--mlflow_experiment", "e") if word != "--no_mlflow"]
     assert main(words) == 0
-    client = MlflowClient("sqlite:///mlflow.db")
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
     experiment = client.get_experiment_by_name("e")
     runs = {run.data.tags.get("expert", "pair"): run for run in client.search_runs([experiment.experiment_id])}
     assert runs.keys() == {"pair", "high", "low"}
