@@ -9,6 +9,7 @@ bar; reading the model, validating and saving are outside. A second pass, in thi
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout
@@ -74,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     import_host()
     logging.disable(logging.INFO)
     console = Console(stderr=True)
-    timed = {model.name: measure(args.out, model, console) for model in models(args)}
+    timed = {model.name: kept(args.out, model, console) for model in models(args)}
     document = {"machine": machine(), "models": timed}
     write_json(args.out / "step_time.json", document)
     text = markdown(document)
@@ -108,6 +109,15 @@ def models(args: argparse.Namespace) -> Iterator[Model]:
         )
         name = f"random, 1024 wide, {args.large_layers} layers, batch 1"
         yield Model(name, large, make_data(args.out / "data", args.clips, 1), args.large_turns, args.large_steps)
+
+
+def kept(out: Path, model: Model, console: Console) -> dict[str, Any]:
+    """The figures of a model, measured once: an interrupted benchmark goes on with the next model."""
+    path = out / f"{model.name.replace(' ', '_')}_{model.turns}_{model.steps}.json"
+    if not path.exists():
+        write_json(path, measure(out, model, console))
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return found
 
 
 def measure(out: Path, model: Model, console: Console) -> dict[str, Any]:
