@@ -16,7 +16,7 @@ from safetensors.numpy import save_file
 from musubi_ext.commands import doctor, doctor_preset
 from musubi_ext.commands.parser import Parser
 from musubi_ext.errors import UserError
-from musubi_ext.hosts.musubi.importing import torchvision_loads
+from musubi_ext.hosts.musubi import requirements
 from musubi_ext.hosts.musubi.requirements import missing
 from musubi_ext.pocket.config import pipeline_path
 
@@ -166,14 +166,36 @@ def test_where_a_training_could_start(capsys: pytest.CaptureFixture[str]) -> Non
 
 
 @pytest.mark.usefixtures("nowhere")
-def test_the_pocket_preset_fits_anywhere(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "easydict", None)
+def test_the_pocket_preset_fits_anywhere(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for module in ("easydict", "torchvision"):  # musubi-tuner's, which the pocket host does without
+        monkeypatch.setitem(sys.modules, module, None)
+    monkeypatch.setattr(requirements, "host_packages", lambda: tmp_path / "host-packages")
     status, checks = report(capsys, "--preset", "pocket")
-    assert checks["musubi-tuner"]["status"] == checks["easydict"]["status"] == "info"  # it has a host of its own
-    assert status == (not torchvision_loads())
+    assert status == 0
+    assert {checks[name]["status"] for name in ("musubi-tuner", "easydict", "torchvision")} == {"info"}
     assert checks["memory, 17 frames of 64x64"]["status"] == "ok"
     assert checks["bitsandbytes"]["status"] != "failed"
-    assert (checks["torchvision"]["status"] == "ok") is torchvision_loads()  # which diffusers imports
+
+
+@pytest.mark.usefixtures("nowhere")
+@pytest.mark.parametrize(("folder", "status"), [("host-packages", "ok"), ("site-packages", "failed")])
+def test_a_torchvision_without_its_operators(
+    folder: str, status: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Among the other packages it breaks diffusers, which the pocket host imports; apart it does no harm."""
+    package = tmp_path / folder / "torchvision"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("raise RuntimeError('operator torchvision::nms does not exist')")
+    others = [entry for entry in sys.path if not (Path(entry) / "torchvision").is_dir()]
+    monkeypatch.setattr(sys, "path", [str(tmp_path / "site-packages"), *others])
+    monkeypatch.setattr(requirements, "host_packages", lambda: tmp_path / "host-packages")
+    kept = {name: sys.modules.pop(name) for name in list(sys.modules) if name.split(".")[0] == "torchvision"}
+    ended, checks = report(capsys, "--preset", "pocket")
+    sys.modules.update(kept)
+    assert checks["torchvision"]["status"] == status
+    assert ended == (status == "failed")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")

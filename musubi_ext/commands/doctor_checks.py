@@ -76,12 +76,14 @@ def frameworks() -> Iterator[Check]:
 def modules(needed: bool) -> Iterator[Check]:
     """What musubi-tuner imports. `needed`: the training runs in it; otherwise it runs in the pocket host."""
     from musubi_ext.hosts.musubi.importing import torchvision_loads
-    from musubi_ext.hosts.musubi.requirements import ALWAYS, TORCHVISION, pip_command
+    from musubi_ext.hosts.musubi.requirements import ALWAYS, TORCHVISION, host_packages, pip_command
 
     for each in ALWAYS:
         found, fix = each.version or "there, version unknown", pip_command([each])
         if each.is_missing:
             yield Check(each.module, _bad(needed), "missing", fix)
+        elif each.is_apart:
+            yield Check(each.module, "ok", f"{found}, in {host_packages()}")
         elif each is TORCHVISION and not torchvision_loads():
             found += ", its operators do not load: musubi-tuner is imported all the same, diffusers cannot be"
             yield Check(each.module, _bad(not needed), found, fix)  # the pocket host imports diffusers

@@ -11,6 +11,7 @@ import importlib.util
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
+from importlib.machinery import PathFinder
 from pathlib import Path
 
 
@@ -24,7 +25,16 @@ class Requirement:
     @property
     def is_missing(self) -> bool:
         """Whether `import` would not find it, nor in `host_packages`. It is not imported."""
-        return importlib.util.find_spec(self.module) is None and not (host_packages() / self.module).is_dir()
+        return importlib.util.find_spec(self.module) is None and not self._in_host_packages
+
+    @property
+    def is_apart(self) -> bool:
+        """Whether it is in `host_packages` alone, where only musubi-tuner's import finds it."""
+        return self._in_host_packages and PathFinder.find_spec(self.module) is None
+
+    @property
+    def _in_host_packages(self) -> bool:
+        return (host_packages() / self.module).is_dir()
 
     @property
     def version(self) -> str | None:
