@@ -16,16 +16,15 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
+from convergence_table import History, Pair, compare, markdown
 from forked_experts import fork
 from rich.console import Console
 from rich.progress import Progress
-from tables import insert, interval, machine, table
+from tables import insert, machine
 
 from musubi_ext.demo.clips import CLIP_SEED
-from musubi_ext.evaluation.statistics import median_interval, paired_difference
 from musubi_ext.hosts.checkpoints import VALIDATION, read_metadata
 from musubi_ext.orbits.cache import cache_dataset
 from musubi_ext.orbits.config import load_dataset_config
@@ -35,11 +34,9 @@ from musubi_ext.schedule.experts import Expert
 from musubi_ext.storage import write_json, write_text
 from musubi_ext.wan_train_network import run
 
-GOAL = 0.6  # of the recipe's steps
 LOOKS: tuple[Look, ...] = ("textured", "plain")
 STARTS = ("specialised", "forked")
 RECIPES = {"own": (), "whole": ("--full_range",)}
-QUARTERS = (0.25, 0.5, 0.75, 1.0)  # of the training, where losses are compared at equal steps
 DATASET = """\
 [general]
 resolution = [64, 64]
@@ -57,7 +54,6 @@ frame_extraction = "head"
 condition = "first"
 holdout = {holdout}
 """
-History = list[tuple[int, float]]  # (updates done, val/loss)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -70,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "machine": machine(),
         "arguments": {name: value for name, value in vars(args).items() if name not in ("out", "markdown")},
         "histories": [{**asdict(name), "history": history} for name, history in histories.items()],
-        "rows": [compare(args, histories, group) for group in groups()],
+        "rows": [compare(str(group), pairs(args, histories, group), args.steps) for group in groups(args)],
     }
     write_json(args.out / "convergence.json", document)
     text = markdown(document)
@@ -90,6 +86,8 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--batch", type=int, default=4)
     made.add_argument("--learning_rate", type=float, default=2e-3)
     made.add_argument("--shift", type=float, default=8.0, help="of the timestep law; Circle-Rotate trains with 8")
+    made.add_argument("--looks", nargs="+", choices=LOOKS, default=LOOKS, help="of the clips")
+    made.add_argument("--starts", nargs="+", choices=STARTS, default=STARTS)
     made.add_argument("--fork_steps", type=int, default=400, help="updates that make the model of the whole range")
     made.add_argument("--fork_scale", type=float, default=0.1, help="of the base's corpus, for the same")
     made.add_argument("--markdown", type=Path, help="file whose table is replaced")
@@ -117,13 +115,13 @@ class Run:
     seed: int
 
 
-def groups() -> list[Group]:
-    return [Group(look, start, expert) for look in LOOKS for start in STARTS for expert in Expert]
+def groups(args: argparse.Namespace) -> list[Group]:
+    return [Group(look, start, expert) for look in args.looks for start in args.starts for expert in Expert]
 
 
 def runs(args: argparse.Namespace) -> list[Run]:
     """Everything to train; what will be compared is trained one after the other."""
-    return [Run(group, recipe, seed) for seed in args.seeds for group in groups() for recipe in RECIPES]
+    return [Run(group, recipe, seed) for seed in args.seeds for group in groups(args) for recipe in RECIPES]
 
 
 def track(names: Sequence[Run], console: Console) -> Iterator[Run]:
@@ -180,112 +178,9 @@ def data(args: argparse.Namespace, look: Look) -> Path:
     return path
 
 
-def steps_to(target: float, history: History) -> float | None:
-    """Updates after which the validation loss first is at `target`, between two validations on the line through them.
-
-    None where it never gets there.
-    """
-    before: tuple[int, float] | None = None
-    for step, loss in history:
-        if loss <= target:
-            if before is None:
-                return float(step)
-            return before[0] + (step - before[0]) * (before[1] - target) / (before[1] - loss)
-        before = step, loss
-    return None
-
-
-def compare(args: argparse.Namespace, histories: Mapping[Run, History], group: Group) -> dict[str, Any]:
-    """One row: ratios of steps per seed, the same of the recipe against itself, and losses at equal steps."""
-    pairs = [[histories[Run(group, recipe, seed)] for recipe in ("own", "whole")] for seed in args.seeds]
-    reached = [steps_to(whole[-1][1], own) for own, whole in pairs]
-    itself = [steps_to(whole[-1][1], whole) for _, whole in pairs]
-    return {
-        "name": str(group),
-        "base": median_interval([own[0][1] for own, _ in pairs]).as_dict(),
-        "reached": sum(step is not None for step in reached),
-        "ratio": median_interval([_share(step, args.steps) for step in reached]).as_dict(),
-        "ratios": [_share(step, args.steps) for step in reached],
-        "itself": median_interval([_share(step, args.steps) for step in itself]).as_dict(),
-        "at": {str(part): _difference(pairs, part) for part in QUARTERS},
-    }
-
-
-def _share(step: float | None, steps: int) -> float:
-    """Of the recipe's steps; 1 stands for "not within as many", which a median over seeds bears."""
-    return 1.0 if step is None else min(step / steps, 1.0)
-
-
-def _difference(pairs: Sequence[Sequence[History]], part: float) -> dict[str, Any]:
-    """Losses of both after a part of the training, and ours − theirs relative to theirs, paired over seeds."""
-    place = round(part * (len(pairs[0][0]) - 1))
-    own, whole = ([pair[side][place][1] for pair in pairs] for side in (0, 1))
-    relative = [a / b - 1 for a, b in zip(own, whole, strict=True)]
-    return {
-        "step": pairs[0][0][place][0],
-        "own": median_interval(own).as_dict(),
-        "whole": median_interval(whole).as_dict(),
-        "difference": paired_difference(whole, own).as_dict(),
-        "relative": median_interval(relative).as_dict(),
-    }
-
-
-def verdict(row: Mapping[str, Any]) -> str:
-    """What the interval supports. Where the recipe ends above the base, its final loss is reached by doing nothing."""
-    ratio = row["ratio"]
-    if row["at"][str(1.0)]["whole"]["median"] >= row["base"]["median"]:
-        return "void: theirs ends above the base"
-    if ratio["high"] <= GOAL:
-        return "met"
-    return "missed" if ratio["low"] > GOAL else "not decided"
-
-
-def markdown(document: Mapping[str, Any]) -> str:
-    """Both tables, and how to read them."""
-    given, rows = document["arguments"], document["rows"]
-    first = [
-        [
-            row["name"],
-            interval(row["ratio"], 2),
-            ", ".join(f"{value:.2f}" for value in row["ratios"]),
-            f"{row['reached']} of {len(given['seeds'])}",
-            interval(row["itself"], 2),
-            verdict(row),
-        ]
-        for row in rows
-    ]
-    second = [
-        [
-            row["name"],
-            f"{row['base']['median']:.4f}",
-            *(_losses(row["at"][str(part)]) for part in QUARTERS),
-        ]
-        for row in rows
-    ]
-    at = [f"step {rows[0]['at'][str(part)]['step']}" for part in QUARTERS]
-    return "\n".join(
-        [
-            f"{given['steps']} updates of batch {given['batch']}, learning rate {given['learning_rate']:g}, rank 16, "
-            f"shift {given['shift']:g}; {given['clips']} rendered orbits, {given['holdout']:.0%} of them held out; "
-            f"validated every {given['every']} updates; seeds {given['seeds']}. {document['machine']}.",
-            "",
-            "Steps ours needs to reach the final in-range val/loss of Circle-Rotate's recipe, as a share of that "
-            f"recipe's steps (goal ≤ {GOAL}). Medians over seeds [95% bootstrap interval]; 1.00 also stands for a seed "
-            "that does not reach it. Theirs ÷ theirs is where its own loss is at its final value for the first time: "
-            "what noise alone gives.",
-            "",
-            table(["", "ours ÷ theirs", "each seed", "reached", "theirs ÷ theirs", "goal"], first),
-            "",
-            "In-range val/loss at equal steps: ours / theirs (ours relative to theirs [interval, paired over seeds]).",
-            "",
-            table(["", "before training", *at], second),
-        ]
-    )
-
-
-def _losses(at: Mapping[str, Any]) -> str:
-    relative = {name: 100 * value for name, value in at["relative"].items()}
-    return f"{at['own']['median']:.4f} / {at['whole']['median']:.4f} ({interval(relative, 1, '%')})"
+def pairs(args: argparse.Namespace, histories: Mapping[Run, History], group: Group) -> list[Pair]:
+    """Ours and theirs of every seed."""
+    return [Pair(*(histories[Run(group, recipe, seed)] for recipe in RECIPES)) for seed in args.seeds]
 
 
 if __name__ == "__main__":

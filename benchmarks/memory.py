@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 from pocket_inputs import make_data, random_expert, train_words
+from resident import high_water
 from rich.console import Console
 from rich.progress import Progress
 from tables import insert, machine, table
@@ -114,17 +115,6 @@ def peak(way: str, words: Sequence[str], dit: Path, out: Path) -> int:
     if process.returncode:
         raise RuntimeError(f"{way}: training ended with status {process.returncode}, see {out / 'log.txt'}")
     return highest
-
-
-def high_water(process: int) -> int:
-    """The highest resident set of a process so far, in bytes; 0 of one that is ending.
-
-    Not getrusage's ru_maxrss, which a child takes over from the process that started it.
-    """
-    for line in Path(f"/proc/{process}/status").read_text(encoding="utf-8").splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) * 1024
-    return 0
 
 
 def markdown(document: Mapping[str, Any]) -> str:

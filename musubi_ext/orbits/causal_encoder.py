@@ -17,7 +17,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 CHUNK = 4  # pixel frames that make one latent frame, and the stride of the model's own walk
@@ -83,9 +82,7 @@ class CausalEncoder:
         return self._means([first, *self._rest(video, state, chunk)]), self._means(given)
 
     def _rest(self, video: Tensor, state: State, chunk: int) -> list[Tensor]:
-        return [
-            self._step(video[:, :, start : start + chunk], state) for start in range(1, video.shape[2], chunk or CHUNK)
-        ]
+        return [self._step(video[:, :, start : start + chunk], state) for start in range(1, video.shape[2], chunk)]
 
     def _given(self, video: Tensor, state: State, last: bool) -> list[Tensor]:
         """Latents of zeros after the first frame; with `last` the chunk that ends in the last frame is walked as is."""
@@ -172,4 +169,5 @@ def _each_frame(function: Any, frames: Tensor) -> Tensor:
     """A function of pictures (N, C, H, W) on every frame of (B, C, F, H, W)."""
     batch, count = frames.shape[0], frames.shape[2]
     pictures = function(frames.transpose(1, 2).flatten(0, 1))
-    return pictures.unflatten(0, (batch, count)).transpose(1, 2)
+    video: Tensor = pictures.unflatten(0, (batch, count)).transpose(1, 2)
+    return video

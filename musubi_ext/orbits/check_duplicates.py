@@ -48,7 +48,7 @@ def nearest_before(digests: Sequence[str], looks: Sequence[str]) -> list[Nearest
     found: list[Nearest | None] = [None] * len(looks)
     known = [index for index, text in enumerate(looks) if text]
     signs = _signs([looks[index] for index in known])
-    first = {}
+    first: dict[str, int] = {}
     for start in range(0, len(known), BLOCK):
         agreement = signs[start : start + BLOCK] @ signs[: start + BLOCK].T
         for row, scores in enumerate(agreement, start):
@@ -57,7 +57,7 @@ def nearest_before(digests: Sequence[str], looks: Sequence[str]) -> list[Nearest
                 found[clip] = Nearest(first[digests[clip]], 0.0, True)
             elif row:
                 best = int(np.argmax(scores[:row]))
-                found[clip] = Nearest(known[best], float(1 - scores[best] / BITS) / 2, False)
+                found[clip] = Nearest(known[best], (BITS - int(scores[best])) / (2 * BITS), False)
             first.setdefault(digests[clip], clip)
     return found
 

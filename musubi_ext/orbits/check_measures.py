@@ -6,6 +6,8 @@ hides is no fault, and one that it adds is the resolution's.
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -38,18 +40,18 @@ def sharpness(gray: GrayFrames) -> float:
 
 def frame_steps(gray: GrayFrames) -> NDArray[np.float64]:
     """Mean absolute difference (F − 1,) of each frame with the one before, in gray levels."""
-    pairs = zip(gray[:-1], gray[1:], strict=True)
-    return np.array([cv2.absdiff(before, after).mean() for before, after in pairs], np.float64)
+    return np.array([cv2.absdiff(before, after).mean() for before, after in pairwise(gray)], np.float64)
 
 
 def cut_strength(steps: NDArray[np.float64]) -> float:
     """How many times the largest frame step exceeds the steps around it; 1 is steady motion, 0 a single frame.
 
-    Each step is divided by the median of four before and four after, plus 4 gray levels.
+    Each step is divided by the median of four before and four after, plus 4 gray levels. Frozen frames are passed
+    over: where every second frame repeats the one before, every other step would look like a cut.
     """
-    strongest = 0.0
-    for index, step in enumerate(steps):
-        around = np.delete(steps[max(0, index - NEIGHBOURS) : index + NEIGHBOURS + 1], min(index, NEIGHBOURS))
+    strongest, moving = 0.0, steps[steps >= STILL]
+    for index, step in enumerate(moving):
+        around = np.delete(moving[max(0, index - NEIGHBOURS) : index + NEIGHBOURS + 1], min(index, NEIGHBOURS))
         strongest = max(strongest, step / (FLOOR + (np.median(around) if len(around) else 0.0)))
     return float(strongest)
 
