@@ -41,7 +41,7 @@ def build_parser() -> Parser:
         verb.set_defaults(run=run)
 
     add("demo", "the whole chain on the pocket model: clips, training, gate, video", demo.add_arguments, demo.run)
-    add("data", "render clips, or cache a data set for training", data.add_arguments, data.run)
+    add("data", "render, caption, check or cache clips", data.add_arguments, data.run)
     verbs.add_parser("train", help="train a pair of adapters, one for each expert (see: musubi-ext train --help)")
     add("host", "the musubi-tuner that trains: fetch it, or use a checkout", host.add_arguments, host.run)
     add("doctor", "what training needs, and what of it is there", doctor.add_arguments, doctor.run)

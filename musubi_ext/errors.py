@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -39,3 +40,8 @@ class Problems:
         """Raises UserError listing every recorded problem, in the order found."""
         if self.found:
             raise UserError(self.found)
+
+
+def shown(path: Path | str) -> str:
+    """`path` on one line: what does not print (newlines, escape codes, bytes that are no UTF-8) is escaped."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in str(path))

@@ -18,6 +18,8 @@ VERBS = [
     "demo",
     "data",
     "data render",
+    "data caption",
+    "data check",
     "data cache",
     "train",
     "host",

@@ -1,4 +1,4 @@
-"""`musubi-ext data render | cache`: clips with exact truth, and the caches that training reads."""
+"""`musubi-ext data render | caption | check | cache`: clips, their captions, whether they are fit, and their caches."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import argparse
 import re
 from pathlib import Path
 
+from musubi_ext.commands import data_caption, data_check
 from musubi_ext.errors import Problems
 
 
@@ -13,6 +14,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The verbs and their flags."""
     verbs = parser.add_subparsers(dest="data_verb", required=True, metavar="VERB")
     _add_render(verbs.add_parser("render", help="draw clips with captions and exact truth: NAME.mp4, .txt, .npz"))
+    data_caption.add_arguments(verbs.add_parser("caption", help="write the captions that are missing in a folder"))
+    data_check.add_arguments(verbs.add_parser("check", help="measure which clips are fit to train on"))
     _add_cache(verbs.add_parser("cache", help="encode a data set once, in musubi-tuner's cache format"))
 
 
@@ -42,7 +45,8 @@ def _add_cache(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the verb that was parsed; returns the exit status. Raises UserError."""
-    return {"render": _render, "cache": _cache}[args.data_verb](args)
+    verbs = {"render": _render, "caption": data_caption.run, "check": data_check.run, "cache": _cache}
+    return verbs[args.data_verb](args)
 
 
 def _render(args: argparse.Namespace) -> int:

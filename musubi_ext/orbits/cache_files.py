@@ -92,7 +92,7 @@ def _write(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> 
         if not torch.isfinite(tensor).all():  # upstream trains on zeros in their place
             raise UserError(f"{path}: {name} holds NaN or infinity (use float32 or bfloat16 for this model)")
     with atomic_path(path) as temporary:
-        save_file(tensors, temporary, metadata=metadata)
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, metadata=metadata)
 
 
 def read_metadata(path: Path) -> dict[str, str]:

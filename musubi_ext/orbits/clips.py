@@ -1,11 +1,17 @@
-"""Reading clips from elsewhere: probe, decode, drop frames to 16 a second, resize to cover and crop.
+"""Reading clips from elsewhere: probe, decode, drop frames to 16 a second, turn upright, resize to cover and crop.
 
-Sizes and frames follow `musubi_tuner/dataset/media_utils.py` (v0.3.4), so the caches hold the same pixels. What a file
-can make us do is bounded: only the demuxers below and local files, a cap on the picture's size and on what is kept.
+Sizes and frames follow `musubi_tuner/dataset/media_utils.py` (v0.3.4), so the caches hold the same pixels: its `rgb24`
+conversion rounds 10 bits to 8 and drops alpha without compositing, and its choice of frames counts them, whatever a
+variable rate's timestamps say. One rule differs: it ignores the rotation that phones record and trains on frames that
+lie on their side; here they are turned upright. A clip without such a record, the common case, gives equal caches.
+
+What a file can make us do is bounded (`decode_container`), but libav still runs in this process: `decoding` has the
+same functions in a worker that is killed when it hangs or grows.
 """
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -17,29 +23,40 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from musubi_ext.errors import UserError
+from musubi_ext.errors import UserError, shown
 from musubi_ext.orbits.buckets import Size
+from musubi_ext.orbits.decode_container import expect_bounded, open_clip, unreadable
+from musubi_ext.orbits.decode_display import Turn, turn_of
 from musubi_ext.video import Frames
 
 WAN_FPS = 16.0
-MAX_PIXELS = 8192 * 4320  # of one source frame
 MAX_BYTES = 4 << 30  # of one clip's resized frames
-OPEN_OPTIONS = {  # a playlist named clip.mp4 must not make us open other files or addresses
-    "format_whitelist": "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,gif",
-    "protocol_whitelist": "file",
-}
+# PyAV 17 and later convert with as many threads as there are cores: the same pixels, but none starts under a limit.
+ONE_THREAD = {"threads": 1} if int(av.__version__.split(".")[0]) >= 17 else {}
+UNEVEN = 0.1  # of the median gap between frames: a rate that varies less is called constant
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class ClipInfo:
-    """What the container says: sides in pixels, number of frames, average frames per second, codec name."""
+    """What a clip is, its packets counted and its first frame decoded; nothing is taken from the header's claims.
+
+    width, height: pixels of the upright first frame. fps: frames a second on average. rotation: clockwise degrees that
+    turn the stored frames upright (0, 90, 180, 270). duration: seconds from the first frame to the end of the last.
+    pixel_format: libav's name. bit_depth: bits a channel. alpha: whether the format can hold transparency (every gif).
+    """
 
     width: int
     height: int
     frames: int
     fps: float
     codec: str
+    rotation: int = 0
+    variable_rate: bool = False
+    duration: float = 0.0
+    pixel_format: str = ""
+    bit_depth: int = 8
+    alpha: bool = False
 
     @property
     def size(self) -> Size:
@@ -48,49 +65,94 @@ class ClipInfo:
 
 
 def probe(path: Path | str) -> ClipInfo:
-    """Read a clip's header; counts packets where the header gives no frame count. Raises UserError naming the file."""
-    try:
-        with av.open(str(path), options=OPEN_OPTIONS) as container:
-            stream = _video_stream(path, container)
-            frames = stream.frames or sum(packet.size > 0 for packet in container.demux(stream))
-            fps = float(stream.average_rate or stream.guessed_rate or 0)
-            return ClipInfo(stream.width, stream.height, frames, fps, stream.codec_context.name)
-    except av.FFmpegError as error:
-        raise _unreadable(path, error) from error
+    """Read all packets and decode the first frame. Raises UserError naming the file."""
+    with open_clip(path) as (container, stream):
+        times, lengths, first = array("q"), array("q"), None
+        for packet in container.demux(stream):
+            if first is None:
+                first = next(iter(packet.decode()), None)
+            if packet.size and not packet.is_discard:  # an edit list discards what was cut away
+                times.append(packet.pts if packet.pts is not None else len(times))
+                lengths.append(packet.duration or 0)
+        if first is None:
+            raise _empty(path)
+        return _info(path, stream, first, times, lengths)
+
+
+def _info(path: Path | str, stream: Any, first: Any, times: array[int], lengths: array[int]) -> ClipInfo:
+    width, height = _checked_size(path, first)
+    turn = _turn(path, first)
+    ticks = np.sort(np.asarray(times))
+    gaps = np.diff(ticks)
+    last = lengths[int(np.argmax(times))] or (int(np.median(gaps)) if gaps.size else 0)
+    alpha = any(part.is_alpha for part in first.format.components) or stream.metadata.get("alpha_mode") == "1"
+    return ClipInfo(
+        *((height, width) if turn.swap else (width, height)),
+        frames=len(times),
+        fps=float(stream.average_rate or stream.guessed_rate or 0),
+        codec=stream.codec_context.name,
+        rotation=turn.degrees,
+        variable_rate=_uneven(gaps),
+        duration=float((int(ticks[-1] - ticks[0]) + last) * stream.time_base),
+        pixel_format=first.format.name,
+        bit_depth=max(part.bits for part in first.format.components),
+        alpha=alpha,
+    )
+
+
+def _uneven(gaps: np.ndarray[Any, Any]) -> bool:
+    """Rounding a constant rate to ticks makes gaps differ by one: 33 and 34 ms in a webm of 30 a second."""
+    return bool(gaps.size) and bool(np.ptp(gaps) > max(1, UNEVEN * float(np.median(gaps))))
 
 
 def load_frames(path: Path | str, size: Size, *, limit: int | None = None, source_fps: float | None = None) -> Frames:
-    """Decode to uint8 RGB (F, H, W, 3), resized to cover `size` (width, height) and cropped at the centre.
+    """Decode to uint8 RGB (F, H, W, 3), upright, resized to cover `size` (width, height) and cropped at the centre.
 
     With `source_fps` frames are dropped to reach 16 a second first; decoding stops after `limit` kept frames. Raises
-    UserError when the file cannot be read to that point or its resized frames exceed 4 GiB.
+    UserError when the file is cut short, cannot be read to that point, or its resized frames exceed 4 GiB.
     """
-    try:
-        with av.open(str(path), options=OPEN_OPTIONS) as container:
-            stream = _video_stream(path, container)
-            decoded = islice(to_wan_fps(container.decode(stream), source_fps), limit)
-            frames = list(_resized(path, decoded, size))
-    except av.FFmpegError as error:
-        raise _unreadable(path, error) from error
-    if not frames:
-        raise UserError(f"{path}: expected frames, found none (re-encode or remove the clip)")
-    return np.stack(frames)
+    return np.stack(list(iter_frames(path, size, limit=limit, source_fps=source_fps)))
 
 
-def _resized(path: Path | str, decoded: Iterable[Any], size: Size) -> Iterator[Frames]:
-    room = MAX_BYTES // (size[0] * size[1] * 3)
-    for index, frame in enumerate(decoded):
-        if index >= room:
-            raise UserError(f"{path}: expected at most {room} frames at {size[0]}x{size[1]}, found more (cut the clip)")
-        if frame.width * frame.height > MAX_PIXELS:  # the stream's size can change after the header
-            raise _too_large(path, frame.width, frame.height)
-        yield cover_crop(frame.to_ndarray(format="rgb24"), size)
+def iter_frames(
+    path: Path | str,
+    size: Size,
+    *,
+    limit: int | None = None,
+    source_fps: float | None = None,
+    max_bytes: int = MAX_BYTES,
+) -> Iterator[Frames]:
+    """The frames of `load_frames` one by one, each (H, W, 3); at least one. Raises UserError as it does."""
+    count = 0
+    with open_clip(path) as (container, stream):
+        decoded = islice(to_wan_fps(container.decode(stream), source_fps), limit)
+        for count, frame in enumerate(decoded, 1):
+            _expect_room(path, count, size, max_bytes)
+            yield _resized(path, frame, size)
+    if not count:
+        raise _empty(path)
+
+
+def _expect_room(path: Path | str, count: int, size: Size, max_bytes: int) -> None:
+    room = max_bytes // (size[0] * size[1] * 3)
+    if count > room:
+        raise UserError(
+            f"{shown(path)}: expected at most {room} frames at {size[0]}x{size[1]}, found more (cut the clip)"
+        )
+
+
+def _resized(path: Path | str, frame: Any, size: Size) -> Frames:
+    _checked_size(path, frame)  # the stream's size can change after the header
+    if frame.is_corrupt:
+        raise unreadable(path, f"a damaged frame at {frame.time or 0:.2f} s")
+    return cover_crop(_turn(path, frame).upright(frame.to_ndarray(format="rgb24", **ONE_THREAD)), size)
 
 
 def to_wan_fps(frames: Iterable[T], source_fps: float | None) -> Iterator[T]:
     """Drop frames so that `source_fps` becomes 16 a second; slower clips keep every frame. None keeps all.
 
-    Sums the step instead of multiplying it, as upstream does: the rounding decides which frame is dropped.
+    Frame i is kept when ⌊s_i⌋ ≠ ⌊s_{i−1}⌋, where s_0 = 0 and s_i = s_{i−1} + 16/source_fps in double precision. Sums
+    the step instead of multiplying it, as upstream does: the rounding decides which frame is dropped.
     """
     if source_fps is None:
         yield from frames
@@ -119,19 +181,19 @@ def cover_crop(frame: Frames, size: Size) -> Frames:
     return resized[top : top + size[1], left : left + size[0]]
 
 
-def _video_stream(path: Path | str, container: Any) -> Any:
-    if not container.streams.video:
-        raise UserError(f"{path}: expected a video stream, found none (remove the file or export it with its picture)")
-    stream = container.streams.video[0]
-    if not 0 < stream.width * stream.height <= MAX_PIXELS:
-        raise _too_large(path, stream.width, stream.height)
-    return stream
+def _checked_size(path: Path | str, frame: Any) -> Size:
+    expect_bounded(path, frame.width, frame.height)
+    return frame.width, frame.height
 
 
-def _too_large(path: Path | str, width: int, height: int) -> UserError:
-    return UserError(f"{path}: expected a picture of 1 to {MAX_PIXELS} pixels, found {width}x{height} (scale it down)")
+def _turn(path: Path | str, frame: Any) -> Turn:
+    try:
+        return turn_of(frame)
+    except ValueError as error:
+        raise UserError(
+            f"{shown(path)}: expected a rotation by quarter turns, found {error} (export the clip upright)"
+        ) from error
 
 
-def _unreadable(path: Path | str, error: Exception) -> UserError:
-    reason = getattr(error, "strerror", None) or error
-    return UserError(f"{path}: expected a readable mp4, mov, mkv, webm or gif, found: {reason} (re-encode or remove)")
+def _empty(path: Path | str) -> UserError:
+    return UserError(f"{shown(path)}: expected frames, found none (re-encode or remove the clip)")

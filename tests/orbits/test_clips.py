@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from fractions import Fraction
+from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
 import pytest
+from hostile_corpus import webm
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from musubi_ext.errors import UserError
 from musubi_ext.orbits.buckets import bucket_sizes, choose_bucket
-from musubi_ext.orbits.clips import cover_crop, load_frames, probe, to_wan_fps
+from musubi_ext.orbits.clips import ClipInfo, cover_crop, load_frames, probe, to_wan_fps
 from musubi_ext.orbits.config import VideoDataset
+from musubi_ext.orbits.decode_display import turn_of_angle
 from musubi_ext.orbits.windows import frames_needed, windows
 from musubi_ext.video import write_mp4
 
@@ -27,18 +33,40 @@ def grey_steps(count: int, width: int = 64, height: int = 48) -> np.ndarray:
     return np.stack([np.full((height, width, 3), 8 * index, np.uint8) for index in range(count)])
 
 
-def write_clip(path: Path, frames: np.ndarray, fps: int = 16) -> Path:
-    codec = ENCODERS[path.suffix]
+def write_clip(
+    path: Path,
+    frames: np.ndarray,
+    fps: int = 16,
+    *,
+    codec: str = "",
+    pixels: str = "",
+    times: Sequence[int] = (),
+    prepare: Callable[[Any], None] = lambda stream: None,
+) -> Path:
+    """Encode (F, H, W, 3) or, with alpha, (F, H, W, 4); `times` in ticks of 1/fps. Skips without the encoder."""
+    codec = codec or ENCODERS[path.suffix]
+    try:
+        av.codec.Codec(codec, "w")
+    except ValueError:  # libav's "unknown codec"
+        pytest.skip(f"this libav has no encoder {codec}")
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=Fraction(fps))
         stream.height, stream.width = frames.shape[1:3]
-        stream.pix_fmt = "rgb8" if codec == "gif" else "yuv420p"
-        for frame in frames:
-            container.mux(
-                stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24").reformat(format=stream.pix_fmt))
-            )
+        stream.pix_fmt = pixels or ("rgb8" if codec == "gif" else "yuv420p")
+        prepare(stream)
+        for index, frame in enumerate(frames):
+            layout = "rgba" if frame.shape[2] == 4 else "rgb24"
+            picture = av.VideoFrame.from_ndarray(frame, format=layout).reformat(format=stream.pix_fmt)
+            picture.pts, picture.time_base = (times[index] if times else index), Fraction(1, fps)
+            container.mux(stream.encode(picture))
         container.mux(stream.encode())
     return path
+
+
+def as_upstream(path: Path) -> np.ndarray:
+    """The frames as musubi-tuner's load_video reads them, at the clip's own size."""
+    with av.open(str(path)) as container:
+        return np.stack([np.array(frame.to_image()) for frame in container.decode(video=0)])
 
 
 @pytest.mark.parametrize("suffix", ENCODERS)
@@ -154,6 +182,137 @@ def test_a_playlist_in_disguise_opens_nothing(tmp_path: Path) -> None:
     (tmp_path / "concat.mkv").write_text(f"ffconcat version 1.0\nfile '{tmp_path}/secret.mp4'\n")
     for name in ("list.mp4", "concat.mkv"):
         assert "expected a readable" in refusal(tmp_path / name)
+
+
+CODECS = {  # libav's name of the encoder: container, pixel format, name of the decoder, bits
+    "libx264": (".mp4", "yuv420p", "h264", 8),
+    "libx265": (".mp4", "yuv420p10le", "hevc", 10),
+    "libvpx-vp9": (".webm", "yuv420p", "vp9", 8),
+    "libsvtav1": (".mp4", "yuv420p10le", "av1", 10),
+    "mpeg4": (".mp4", "yuv420p", "mpeg4", 8),
+    "prores_ks": (".mov", "yuv422p10le", "prores", 10),
+    "gif": (".gif", "rgb8", "gif", 8),
+}
+
+
+@pytest.mark.parametrize("codec", CODECS)
+def test_every_codec_gives_upstreams_pixels(tmp_path: Path, codec: str) -> None:
+    suffix, pixels, name, bits = CODECS[codec]
+    path = write_clip(tmp_path / f"clip{suffix}", grey_steps(9, 128, 96), codec=codec, pixels=pixels)
+    info = probe(path)
+    assert (info.size, info.frames, info.bit_depth) == ((128, 96), 9, bits)
+    assert name in info.codec  # AV1 is "libdav1d"
+    assert (info.rotation, info.variable_rate, info.alpha) == (0, False, codec == "gif")
+    np.testing.assert_array_equal(load_frames(path, info.size), as_upstream(path))
+
+
+@pytest.mark.parametrize("size", [(63, 47), (65, 48), (64, 33)])
+def test_odd_sizes_are_kept(tmp_path: Path, size: tuple[int, int]) -> None:
+    path = write_clip(tmp_path / "odd.webm", grey_steps(5, *size))
+    assert probe(path).size == size
+    np.testing.assert_array_equal(load_frames(path, size), as_upstream(path))
+
+
+def test_alpha_is_dropped_as_upstream_does(tmp_path: Path) -> None:
+    frames = np.random.default_rng(0).integers(0, 256, (5, 48, 64, 4)).astype(np.uint8)
+    path = write_clip(tmp_path / "see_through.mov", frames, codec="qtrle", pixels="argb")
+    info = probe(path)
+    assert info.alpha
+    assert info.pixel_format == "argb"
+    np.testing.assert_array_equal(load_frames(path, info.size), frames[..., :3])
+    np.testing.assert_array_equal(load_frames(path, info.size), as_upstream(path))
+
+
+def test_alpha_beside_a_vp9_stream_is_seen(tmp_path: Path) -> None:
+    frames = np.full((3, 48, 64, 4), 128, np.uint8)
+    assert probe(write_clip(tmp_path / "see_through.webm", frames, pixels="yuva420p")).alpha
+
+
+@pytest.mark.parametrize("turn", range(4))
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_turned_clips_come_out_upright(tmp_path: Path, turn: int, mirrored: bool) -> None:
+    stored = np.full((3, 48, 64, 3), 40, np.uint8)
+    stored[:, :24, :32] = 220  # bright at the top left
+
+    def prepare(stream: Any) -> None:
+        stream.set_display_rotation(-90 * turn, hflip=mirrored)  # libav counts counterclockwise
+
+    path = write_clip(tmp_path / "phone.mp4", stored, prepare=prepare)
+    upright = np.rot90(stored, -turn, axes=(1, 2))
+    upright = upright[:, :, ::-1] if mirrored else upright
+    info = probe(path)
+    assert info.size == (upright.shape[2], upright.shape[1])
+    if not mirrored:
+        assert info.rotation == 90 * turn
+    frames = load_frames(path, info.size)
+    assert frames.shape == upright.shape
+    assert np.abs(frames.astype(int) - upright).mean() < 2
+    if not turn and not mirrored:
+        np.testing.assert_array_equal(frames, as_upstream(path))
+
+
+@pytest.mark.parametrize(("orientation", "turn"), [(1, 0), (3, 2), (6, 1), (8, 3)])
+def test_photographs_say_it_in_exif(tmp_path: Path, orientation: int, turn: int) -> None:
+    stored = np.full((48, 64, 3), 40, np.uint8)
+    stored[:24, :32] = 220
+    exif, file = Image.Exif(), BytesIO()
+    exif[0x0112] = orientation  # EXIF 2.3, table 4
+    Image.fromarray(stored).save(file, "jpeg", quality=95, exif=exif)
+    path = tmp_path / "photographs.mkv"
+    path.write_bytes(webm("V_MJPEG", 64, 48, [file.getvalue()] * 3))
+    assert probe(path).rotation in (90 * turn, 0)  # libav reads EXIF from version 8 on
+    info = probe(path)
+    upright = np.rot90(stored, -info.rotation // 90)
+    assert np.abs(load_frames(path, info.size)[0].astype(int) - upright).mean() < 3
+
+
+@pytest.mark.parametrize("angle", [0, 90, -90, 180, -180, 89, 270])
+def test_an_angle_alone_is_the_same_turn(angle: int) -> None:
+    picture = np.arange(24, dtype=np.uint8).reshape(2, 4, 3)
+    turned = turn_of_angle(angle).upright(picture)
+    np.testing.assert_array_equal(turned, np.rot90(picture, round(angle / 90)))
+    with pytest.raises(ValueError, match="45 degrees"):
+        turn_of_angle(45)
+
+
+def test_a_slanted_clip_is_refused(tmp_path: Path) -> None:
+    path = write_clip(tmp_path / "slanted.mp4", grey_steps(3), prepare=lambda stream: stream.set_display_rotation(30))
+    assert "expected a rotation by quarter turns, found a display matrix of" in refusal(path)
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".webm", ".mkv"])
+def test_a_variable_rate_is_seen_and_changes_no_choice_of_frames(tmp_path: Path, suffix: str) -> None:
+    times = [0, 1, 2, 3, 7, 8, 9, 15, 16, 17, 18, 19]
+    path = write_clip(tmp_path / f"uneven{suffix}", grey_steps(12), fps=30, times=times)
+    info = probe(path)
+    assert info.variable_rate
+    assert info.frames == 12
+    assert info.duration == pytest.approx(20 / 30, abs=0.002)
+    steps = load_frames(path, (64, 48), source_fps=30.0).mean(axis=(1, 2, 3))
+    assert np.abs(steps - 8 * np.array(list(to_wan_fps(range(12), 30.0)))).max() < 4
+
+
+@pytest.mark.parametrize("fps", [12, 16, 24, 30, 60])
+@pytest.mark.parametrize("suffix", [".mp4", ".webm"])
+def test_a_constant_rate_is_called_so(tmp_path: Path, suffix: str, fps: int) -> None:
+    info = probe(write_clip(tmp_path / f"even{suffix}", grey_steps(14), fps=fps))
+    assert not info.variable_rate  # a webm counts milliseconds: gaps of 16 and 17 at 60 a second
+    assert info.duration == pytest.approx(14 / fps, abs=0.002)
+    assert info.fps == pytest.approx(fps, rel=0.01)
+
+
+def test_a_real_clip(sample_data: Path) -> None:
+    path = sample_data / "train" / "cat.mp4"
+    assert probe(path) == ClipInfo(180, 320, 51, 16.0, "h264", 0, False, 51 / 16, "yuv420p", 8, False)
+    np.testing.assert_array_equal(load_frames(path, (180, 320)), as_upstream(path))
+
+
+def test_a_clip_cut_short_is_refused_where_libav_reads_on(tmp_path: Path) -> None:
+    whole = write_clip(tmp_path / "whole.webm", grey_steps(20)).read_bytes()
+    (tmp_path / "cut.webm").write_bytes(whole[: len(whole) - 40])
+    assert "its segment ends at byte" in refusal(tmp_path / "cut.webm")
+    with av.open(str(tmp_path / "cut.webm")) as container:
+        assert sum(1 for _ in container.decode(video=0)) > 10
 
 
 def test_sound_without_picture_is_refused(tmp_path: Path) -> None:
