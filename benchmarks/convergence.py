@@ -26,7 +26,7 @@ from tables import insert, machine
 
 from musubi_ext.demo.clips import CLIP_SEED
 from musubi_ext.hosts.checkpoints import VALIDATION, read_metadata
-from musubi_ext.orbits.cache import cache_dataset
+from musubi_ext.orbits.cache.write import cache_dataset
 from musubi_ext.orbits.config import load_dataset_config
 from musubi_ext.orbits.render import Look, write_dataset
 from musubi_ext.pocket.config import pipeline_path

@@ -97,8 +97,8 @@ class Upstream:
 
 def encoders(vae_file: Path) -> Any:
     """Ours, with the pocket's text encoder: both sides time latents, ours also writes the captions' embeddings."""
-    from musubi_ext.orbits.encoders import Encoders
-    from musubi_ext.orbits.wan_vae import load_vae
+    from musubi_ext.orbits.cache.encoders import Encoders
+    from musubi_ext.orbits.cache.wan_vae import load_vae
     from musubi_ext.pocket.text import build_text_encoder, build_tokenizer
 
     return Encoders(load_vae(vae_file), build_text_encoder(), build_tokenizer())
@@ -106,7 +106,7 @@ def encoders(vae_file: Path) -> Any:
 
 def throughput(folder: Path, dim: int, count: int, frames: int, side: int) -> list[str]:
     """One row: clips a second of both, and their ratio."""
-    from musubi_ext.orbits.cache import cache_dataset
+    from musubi_ext.orbits.cache.write import cache_dataset
     from musubi_ext.orbits.config import load_dataset_config
 
     write_clips(folder / "clips", count, frames, side, side)
@@ -123,8 +123,8 @@ def throughput(folder: Path, dim: int, count: int, frames: int, side: int) -> li
 
 def second_run(folder: Path, count: int) -> list[str]:
     """One row: a run over a complete cache of `count` clips of 51 frames at 320x180, all of one clip's bytes."""
-    from musubi_ext.orbits.cache import cache_dataset
-    from musubi_ext.orbits.cache_models import ModelFiles
+    from musubi_ext.orbits.cache.models import ModelFiles
+    from musubi_ext.orbits.cache.write import cache_dataset
     from musubi_ext.orbits.config import load_dataset_config
     from musubi_ext.pocket.config import pipeline_path
 

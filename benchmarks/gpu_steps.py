@@ -29,7 +29,7 @@ from tables import insert, machine, table
 from torch import Tensor
 
 from musubi_ext.hosts.musubi.importing import import_host, import_host_module
-from musubi_ext.orbits.cache_files import LatentFile, latent_path, text_path, write_latents, write_text
+from musubi_ext.orbits.cache.files import LatentFile, latent_path, text_path, write_latents, write_text
 from musubi_ext.orbits.conditioning import condition_mask
 from musubi_ext.storage import atomic_path, write_json
 from musubi_ext.storage import write_text as write_words

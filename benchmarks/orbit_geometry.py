@@ -22,7 +22,7 @@ from tables import insert, machine, table
 
 from musubi_ext.orbits.captions import direction, mirror_caption
 from musubi_ext.orbits.clips import load_frames, probe
-from musubi_ext.orbits.geometry import OrbitGeometry, estimate_orbit
+from musubi_ext.orbits.geometry.orbit import OrbitGeometry, estimate_orbit
 from musubi_ext.orbits.raycast import Camera, cast, look_at, rays
 from musubi_ext.orbits.render import Look
 from musubi_ext.orbits.scenes import KINDS, Domain, Family, caption, sample_path, sample_scene

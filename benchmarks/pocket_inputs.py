@@ -15,8 +15,8 @@ from safetensors.torch import load_file, save_file
 
 from musubi_ext.adapters.tensors import write_tensors
 from musubi_ext.demo.clips import CLIP_SEED
-from musubi_ext.orbits.cache import cache_dataset
-from musubi_ext.orbits.cache_files import read_metadata
+from musubi_ext.orbits.cache.files import read_metadata
+from musubi_ext.orbits.cache.write import cache_dataset
 from musubi_ext.orbits.config import load_dataset_config
 from musubi_ext.orbits.render import write_dataset
 from musubi_ext.pocket.config import TEXT_DIM, TEXT_TOKENS, Size, build_expert, pipeline_path

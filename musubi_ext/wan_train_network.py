@@ -165,7 +165,7 @@ def _recording(plan: Plan, console: Console) -> Iterator[Recording]:
 def _cache(plan: Plan, console: Console) -> None:
     """Cache what is not cached, where the models are at hand that do it here."""
     if plan.pipeline is not None:
-        from musubi_ext.orbits.cache import cache_dataset
+        from musubi_ext.orbits.cache.write import cache_dataset
 
         cache_dataset(plan.data, plan.pipeline, console=console)
 

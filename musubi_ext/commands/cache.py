@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Exit status of `status`: 0 when all is cached and nothing is stale, else 1. Raises UserError."""
-    from musubi_ext.orbits.cache_status import cache_status
+    from musubi_ext.orbits.cache.status import cache_status
     from musubi_ext.orbits.config import load_dataset_config
 
     status = cache_status(load_dataset_config(args.config))

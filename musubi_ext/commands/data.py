@@ -114,7 +114,7 @@ def _cache(args: argparse.Namespace) -> int:
             print(f"{source}: {len(clips)} clips → {dataset.cache_directory}, {width}x{height}, {frames} frames")
         print(f"condition {config.orbit.condition}, held out {config.orbit.holdout:.0%}, mirror {config.orbit.mirror}")
         return 0
-    from musubi_ext.orbits.cache import cache_dataset
+    from musubi_ext.orbits.cache.write import cache_dataset
 
     summary = cache_dataset(config, folder, keep_stale=args.keep_cache, progress=True)
     return 1 if summary.bad else 0

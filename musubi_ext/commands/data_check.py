@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from musubi_ext.orbits.check_run import Engine
-    from musubi_ext.orbits.check_thresholds import Thresholds
-    from musubi_ext.orbits.checks import Verdict
+    from musubi_ext.orbits.checks.run import Engine
+    from musubi_ext.orbits.checks.thresholds import Thresholds
+    from musubi_ext.orbits.checks.verdicts import Verdict
     from musubi_ext.orbits.config import DatasetConfig
 
 LISTED = 20  # rejected clips named in the terminal; the report has all
@@ -41,10 +41,10 @@ def run(args: argparse.Namespace) -> int:
     """Check the data set; 0 when every clip is fit, 1 when one is not. Raises UserError."""
     from rich.console import Console
 
-    from musubi_ext.orbits.check_run import check_dataset
-    from musubi_ext.orbits.check_sources import list_clips
-    from musubi_ext.orbits.check_store import CheckStore
-    from musubi_ext.orbits.report import write_report
+    from musubi_ext.orbits.checks.run import check_dataset
+    from musubi_ext.orbits.checks.sources import list_clips
+    from musubi_ext.orbits.checks.store import CheckStore
+    from musubi_ext.orbits.report.write import write_report
 
     config, limits, engine = _prepared(args)
     folder = args.report or Path("runs") / "check" / config.path.stem
@@ -62,9 +62,9 @@ def run(args: argparse.Namespace) -> int:
 
 def _prepared(args: argparse.Namespace) -> tuple[DatasetConfig, Thresholds, Engine]:
     """What the flags name. Raises UserError with everything wrong at once."""
-    from musubi_ext.orbits.check_ray import ray_engine
-    from musubi_ext.orbits.check_run import local_engine
-    from musubi_ext.orbits.check_thresholds import load_thresholds
+    from musubi_ext.orbits.checks.ray import ray_engine
+    from musubi_ext.orbits.checks.run import local_engine
+    from musubi_ext.orbits.checks.thresholds import load_thresholds
     from musubi_ext.orbits.config import load_dataset_config
 
     problems = Problems()
@@ -101,8 +101,8 @@ def _progress(console: Console) -> Iterator[Callable[[int, int], None]]:
 
 def _print_result(console: Console, config: DatasetConfig, limits: Thresholds, verdicts: Sequence[Verdict]) -> None:
     from musubi_ext.errors import shown
-    from musubi_ext.orbits.checks import FIT
-    from musubi_ext.orbits.report import counts
+    from musubi_ext.orbits.checks.verdicts import FIT
+    from musubi_ext.orbits.report.write import counts
 
     console.print(_table(config, limits, verdicts))
     rejected = [verdict for verdict in verdicts if verdict.state != FIT]
@@ -121,7 +121,7 @@ def _table(config: DatasetConfig, limits: Thresholds, verdicts: Sequence[Verdict
 
     from rich.table import Table
 
-    from musubi_ext.orbits.checks import CHECKS, limit_of
+    from musubi_ext.orbits.checks.verdicts import CHECKS, limit_of
 
     table = Table("check", title=f"{config.path}")
     for title in ("limit", "least", "median", "greatest", "rejected"):

@@ -54,7 +54,7 @@ def write_dataset_config(layout: Layout) -> Path:
 
 def cache(demo: Demo) -> None:
     """Latents and text embeddings of every clip, as training reads them. Raises UserError when a clip was left out."""
-    from musubi_ext.orbits.cache import cache_dataset
+    from musubi_ext.orbits.cache.write import cache_dataset
     from musubi_ext.orbits.config import load_dataset_config
 
     config = load_dataset_config(write_dataset_config(demo.layout))

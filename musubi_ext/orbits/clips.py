@@ -25,8 +25,8 @@ from PIL import Image
 
 from musubi_ext.errors import UserError, shown
 from musubi_ext.orbits.buckets import Size
-from musubi_ext.orbits.decode_container import expect_bounded, open_clip, unreadable
-from musubi_ext.orbits.decode_display import Turn, turn_of
+from musubi_ext.orbits.decode.container import expect_bounded, open_clip, unreadable
+from musubi_ext.orbits.decode.display import Turn, turn_of
 from musubi_ext.video import Frames
 
 WAN_FPS = 16.0

@@ -21,9 +21,9 @@ from safetensors import safe_open
 from torch import Tensor
 
 from musubi_ext.errors import Problems, UserError
-from musubi_ext.orbits.cache_files import LatentFile, latent_files, read_metadata, text_path
+from musubi_ext.orbits.cache.entries import variants
+from musubi_ext.orbits.cache.files import LatentFile, latent_files, read_metadata, text_path
 from musubi_ext.orbits.config import DatasetConfig, VideoDataset
-from musubi_ext.orbits.entries import variants
 from musubi_ext.orbits.sources import Clip
 from musubi_ext.storage import sha256
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from musubi_ext.orbits.cache import cache_dataset
-from musubi_ext.orbits.cache_files import read_metadata
+from musubi_ext.orbits.cache.files import read_metadata
+from musubi_ext.orbits.cache.write import cache_dataset
 from musubi_ext.orbits.config import load_dataset_config
 from musubi_ext.pocket.upstream import TEXT_WIDTH, widen
 from musubi_ext.video import write_mp4

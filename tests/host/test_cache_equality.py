@@ -18,13 +18,13 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from musubi_ext.hosts.musubi.importing import import_host_module
-from musubi_ext.orbits.cache import cache_dataset
-from musubi_ext.orbits.cache_models import ModelFiles
+from musubi_ext.orbits.cache.encoders import Encoders
+from musubi_ext.orbits.cache.models import ModelFiles
+from musubi_ext.orbits.cache.wan_text import load_text_encoder
+from musubi_ext.orbits.cache.wan_vae import load_vae
+from musubi_ext.orbits.cache.write import cache_dataset
 from musubi_ext.orbits.config import DatasetConfig, load_dataset_config
 from musubi_ext.orbits.dataset import OrbitDataset
-from musubi_ext.orbits.encoders import Encoders
-from musubi_ext.orbits.wan_text import load_text_encoder
-from musubi_ext.orbits.wan_vae import load_vae
 from musubi_ext.pocket.text import build_text_encoder, build_tokenizer
 from musubi_ext.video import write_mp4
 

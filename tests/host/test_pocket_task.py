@@ -15,7 +15,7 @@ from PIL import Image
 
 from musubi_ext.errors import UserError
 from musubi_ext.hosts.musubi.pocket_task import TASK, PipelineVae, PocketParts, read_sizes, register
-from musubi_ext.orbits.encoders import Encoders
+from musubi_ext.orbits.cache.encoders import Encoders
 from musubi_ext.pocket import pipeline_path
 from musubi_ext.pocket.upstream import export_experts
 from musubi_ext.schedule.experts import Expert

@@ -10,7 +10,7 @@ import torch
 
 from musubi_ext.hosts.arguments import parse
 from musubi_ext.hosts.resolve import Job, resolve
-from musubi_ext.orbits.cache import cache_dataset
+from musubi_ext.orbits.cache.write import cache_dataset
 from musubi_ext.orbits.config import load_dataset_config
 from musubi_ext.video import write_mp4
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from musubi_ext.errors import Problems
 from musubi_ext.hosts.musubi.checks import DitFile, check_caches, check_device, check_weights
-from musubi_ext.orbits.cache_files import LatentFile, latent_path, write_latents, write_text
+from musubi_ext.orbits.cache.files import LatentFile, latent_path, write_latents, write_text
 from musubi_ext.orbits.config import load_dataset_config
 from musubi_ext.pocket.upstream import export_experts
 from musubi_ext.schedule.experts import Expert

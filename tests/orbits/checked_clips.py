@@ -8,7 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from musubi_ext.orbits.check_thresholds import Thresholds
+from musubi_ext.orbits.checks.thresholds import Thresholds
 from musubi_ext.orbits.config import DatasetConfig, load_dataset_config
 from musubi_ext.video import Frames, write_mp4
 

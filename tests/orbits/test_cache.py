@@ -15,12 +15,12 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from musubi_ext.errors import UserError
-from musubi_ext.orbits.cache import CacheSummary, cache_dataset
+from musubi_ext.orbits.cache.encoders import Encoders
+from musubi_ext.orbits.cache.write import CacheSummary, cache_dataset
 from musubi_ext.orbits.clips import load_frames
 from musubi_ext.orbits.conditioning import clip_condition
 from musubi_ext.orbits.config import DatasetConfig, OrbitOptions, VideoDataset
 from musubi_ext.orbits.dataset import OrbitDataset
-from musubi_ext.orbits.encoders import Encoders
 from musubi_ext.pocket.config import random_pipeline
 from musubi_ext.video import write_mp4
 

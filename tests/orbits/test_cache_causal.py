@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from musubi_ext.orbits.causal_encoder import CausalEncoder
+from musubi_ext.orbits.cache.causal_encoder import CausalEncoder
+from musubi_ext.orbits.cache.encoders import Encoders
 from musubi_ext.orbits.conditioning import condition_video
-from musubi_ext.orbits.encoders import Encoders
 from musubi_ext.pocket.config import TINY, build_vae
 
 FRAMES = (1, 5, 9, 17, 33, 121)  # from 109 frames on even the last of 1/4-rate layers repeats

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from musubi_ext.orbits.cache.encoders import Encoders
 from musubi_ext.orbits.conditioning import condition_mask
-from musubi_ext.orbits.encoders import Encoders
 from musubi_ext.pocket.config import LATENT_CHANNELS, random_pipeline
 
 

@@ -17,13 +17,14 @@ from safetensors.torch import load_file, save_file
 
 from musubi_ext.commands import cache as command
 from musubi_ext.errors import UserError
-from musubi_ext.orbits import cache_files, cache_run, cache_space, entries
-from musubi_ext.orbits.cache import Alone, CacheSummary, cache_dataset
-from musubi_ext.orbits.cache_command import main
-from musubi_ext.orbits.cache_files import latent_files
-from musubi_ext.orbits.cache_index import CacheIndex
-from musubi_ext.orbits.cache_models import ModelFiles
-from musubi_ext.orbits.cache_status import cache_status
+from musubi_ext.orbits.cache import entries, files, space
+from musubi_ext.orbits.cache import run as cache_run
+from musubi_ext.orbits.cache.command import main
+from musubi_ext.orbits.cache.files import latent_files
+from musubi_ext.orbits.cache.index import CacheIndex
+from musubi_ext.orbits.cache.models import ModelFiles
+from musubi_ext.orbits.cache.status import cache_status
+from musubi_ext.orbits.cache.write import Alone, CacheSummary, cache_dataset
 from musubi_ext.orbits.config import load_dataset_config
 from musubi_ext.video import write_mp4
 
@@ -109,9 +110,9 @@ def test_a_full_disk_stops_with_one_sentence_and_goes_on_later(
             raise OSError(errno.ENOSPC, "No space left on device")
         real(*args, **options)
 
-    real = cache_files.save_file
+    real = files.save_file
     with monkeypatch.context() as patch:
-        patch.setattr(cache_files, "save_file", full)
+        patch.setattr(files, "save_file", full)
         with pytest.raises(UserError, match="the disk is full") as raised:
             run(toml, tiny_pipeline)
     assert len(raised.value.problems) == 1
@@ -124,7 +125,7 @@ def test_too_little_room_is_refused_before_anything_is_decoded(
     tmp_path: Path, tiny_pipeline: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     toml = data(tmp_path)
-    monkeypatch.setattr(cache_space.shutil, "disk_usage", lambda _: argparse.Namespace(free=1000))
+    monkeypatch.setattr(space.shutil, "disk_usage", lambda _: argparse.Namespace(free=1000))
     with pytest.raises(UserError, match="MB free for the caches, found 0 MB"):
         run(toml, tiny_pipeline)
     assert not (tmp_path / "cache").exists()
@@ -133,7 +134,7 @@ def test_too_little_room_is_refused_before_anything_is_decoded(
 def test_estimates_are_from_above(tmp_path: Path, tiny_pipeline: Path) -> None:
     toml = data(tmp_path)
     plans = cache_status(load_dataset_config(toml)).plans
-    (estimate,) = cache_space.bytes_needed(plans, 4).values()
+    (estimate,) = space.bytes_needed(plans, 4).values()
     run(toml, tiny_pipeline)
     written = sum(path.stat().st_size for path in (tmp_path / "cache").glob("*_wan.safetensors"))
     assert written <= estimate <= 1.5 * written
@@ -233,7 +234,7 @@ def test_only_current_entries_and_upstreams_are_trainable(tmp_path: Path, tiny_p
     write_mp4(tmp_path / "clips" / "clip_0.mp4", np.zeros((5, 32, 32, 3), np.uint8), 16)  # another clip by its name
     foreign = tmp_path / "cache" / "clip_1_00000-005_0032x0032_wan.safetensors"
     tensors = load_file(foreign)
-    save_file(tensors, foreign, metadata=cache_files.FORMAT)
+    save_file(tensors, foreign, metadata=files.FORMAT)
     config = load_dataset_config(toml)
     (dataset,) = config.datasets
     index = CacheIndex(dataset.cache_directory)

@@ -9,11 +9,11 @@ import pytest
 from checked_clips import EXPECTED, HOSTILE, NO_ORBIT, faulty
 
 from musubi_ext.errors import shown
-from musubi_ext.orbits.check_run import check_dataset, local_engine
-from musubi_ext.orbits.check_store import CheckStore
-from musubi_ext.orbits.checks import CHECKS
-from musubi_ext.orbits.report import Report, write_report
-from musubi_ext.orbits.report_histogram import histogram
+from musubi_ext.orbits.checks.run import check_dataset, local_engine
+from musubi_ext.orbits.checks.store import CheckStore
+from musubi_ext.orbits.checks.verdicts import CHECKS
+from musubi_ext.orbits.report.histogram import histogram
+from musubi_ext.orbits.report.write import Report, write_report
 
 
 class Page(HTMLParser):

@@ -11,11 +11,11 @@ import pytest
 from checked_clips import EXPECTED, NO_ORBIT, data_set, faulty, write_clip
 
 from musubi_ext.errors import UserError, shown
-from musubi_ext.orbits.check_clip import Measured, measure_clip
-from musubi_ext.orbits.check_ray import ray_engine
-from musubi_ext.orbits.check_run import DIED, Job, check_dataset, local_engine
-from musubi_ext.orbits.check_store import CheckStore
-from musubi_ext.orbits.checks import FIT, Verdict
+from musubi_ext.orbits.checks.clip import Measured, measure_clip
+from musubi_ext.orbits.checks.ray import ray_engine
+from musubi_ext.orbits.checks.run import DIED, Job, check_dataset, local_engine
+from musubi_ext.orbits.checks.store import CheckStore
+from musubi_ext.orbits.checks.verdicts import FIT, Verdict
 from musubi_ext.orbits.config import DatasetConfig, VideoDataset
 
 

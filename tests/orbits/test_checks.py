@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 
 from musubi_ext.errors import UserError
-from musubi_ext.orbits import check_measures as measures
-from musubi_ext.orbits.check_captions import caption_fault
-from musubi_ext.orbits.check_clip import Measured
-from musubi_ext.orbits.check_duplicates import BITS, BLOCK, look, nearest_before
-from musubi_ext.orbits.check_sources import Listed
-from musubi_ext.orbits.check_thresholds import Thresholds, load_thresholds
-from musubi_ext.orbits.checks import CHECKS, FIT, UNFIT, UNREADABLE, Verdict, judge
+from musubi_ext.orbits.checks import measures
+from musubi_ext.orbits.checks.captions import caption_fault
+from musubi_ext.orbits.checks.clip import Measured
+from musubi_ext.orbits.checks.duplicates import BITS, BLOCK, look, nearest_before
+from musubi_ext.orbits.checks.sources import Listed
+from musubi_ext.orbits.checks.thresholds import Thresholds, load_thresholds
+from musubi_ext.orbits.checks.verdicts import CHECKS, FIT, UNFIT, UNREADABLE, Verdict, judge
 from musubi_ext.orbits.config import DatasetConfig, VideoDataset
 
 TOML = Path(__file__).parents[2] / "dataset_toml" / "checks.toml"

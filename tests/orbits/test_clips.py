@@ -20,7 +20,7 @@ from musubi_ext.errors import UserError
 from musubi_ext.orbits.buckets import bucket_sizes, choose_bucket
 from musubi_ext.orbits.clips import ClipInfo, cover_crop, load_frames, probe, to_wan_fps
 from musubi_ext.orbits.config import VideoDataset
-from musubi_ext.orbits.decode_display import turn_of_angle
+from musubi_ext.orbits.decode.display import turn_of_angle
 from musubi_ext.orbits.windows import frames_needed, windows
 from musubi_ext.video import write_mp4
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from musubi_ext.errors import UserError
-from musubi_ext.orbits.cache_files import LatentFile, latent_path, text_path, write_latents, write_text
+from musubi_ext.orbits.cache.files import LatentFile, latent_path, text_path, write_latents, write_text
 from musubi_ext.orbits.config import DatasetConfig, OrbitOptions, VideoDataset
 from musubi_ext.orbits.dataset import OrbitDataset, holdout_sources, read_tensors
 

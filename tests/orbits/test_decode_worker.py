@@ -18,8 +18,9 @@ from hostile_corpus import webm_head
 from PIL import Image
 
 from musubi_ext.errors import UserError
-from musubi_ext.orbits import clips, decoding
-from musubi_ext.orbits.decoding import DecodePool
+from musubi_ext.orbits import clips
+from musubi_ext.orbits.decode import pool as decoding
+from musubi_ext.orbits.decode.pool import DecodePool
 from musubi_ext.video import write_mp4
 
 SIZE = (48, 32)
@@ -186,7 +187,7 @@ def test_ctrl_c_leaves_no_stale_answer(clip: Path, endless: Path) -> None:
 @pytest.mark.parametrize("death", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_no_process_outlives_us(clip: Path, endless: Path, death: signal.Signals) -> None:
     code = (
-        "import sys; from musubi_ext.orbits import decoding\n"
+        "import sys; from musubi_ext.orbits.decode import pool as decoding\n"
         "decoding.probe(sys.argv[1]); print(decoding._default().pids[0], flush=True)\n"
         "decoding.load_frames(sys.argv[2], (32, 32))"
     )
@@ -203,7 +204,7 @@ def test_no_process_outlives_us(clip: Path, endless: Path, death: signal.Signals
 
 def test_a_fork_has_workers_of_its_own(clip: Path) -> None:
     code = (
-        "import os, sys; from musubi_ext.orbits import decoding\n"
+        "import os, sys; from musubi_ext.orbits.decode import pool as decoding\n"
         "load = lambda: decoding.load_frames(sys.argv[1], (48, 32)).sum()\n"
         "expected, child = load(), os.fork()\n"
         "good = all(load() == expected for _ in range(10))\n"

@@ -15,7 +15,7 @@ import pytest
 from hostile_corpus import EITHER, READABLE, REFUSED, Hostile, build
 
 from musubi_ext.errors import UserError, shown
-from musubi_ext.orbits.decoding import DecodePool
+from musubi_ext.orbits.decode.pool import DecodePool
 
 TIME_LIMIT = 8.0  # seconds
 MEMORY_LIMIT = 192 << 20  # bytes

@@ -10,13 +10,13 @@ import pytest
 from musubi_ext.errors import UserError
 from musubi_ext.orbits.captions import direction, mirror_caption
 from musubi_ext.orbits.clips import load_frames, probe
-from musubi_ext.orbits.geometry import OrbitGeometry, estimate_orbit
-from musubi_ext.orbits.geometry_adjustment import Adjustment
-from musubi_ext.orbits.geometry_turntable import derivatives, prior, steady, view
+from musubi_ext.orbits.geometry.adjustment import Adjustment
+from musubi_ext.orbits.geometry.orbit import OrbitGeometry, estimate_orbit
+from musubi_ext.orbits.geometry.tracks import follow
+from musubi_ext.orbits.geometry.turntable import derivatives, prior, steady, view
 from musubi_ext.orbits.raycast import cast, look_at, rays
 from musubi_ext.orbits.render import Clip, render
 from musubi_ext.orbits.scenes import sample_path, sample_scene
-from musubi_ext.orbits.tracks import follow
 
 SIZE = (96, 96)
 

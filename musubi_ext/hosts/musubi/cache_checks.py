@@ -16,10 +16,10 @@ from safetensors import SafetensorError, safe_open
 from musubi_ext.adapters.updates import listed
 from musubi_ext.errors import Problems
 from musubi_ext.orbits.buckets import Size, bucket_sizes
-from musubi_ext.orbits.cache_files import LatentFile, latent_files, text_path
+from musubi_ext.orbits.cache.entries import variants
+from musubi_ext.orbits.cache.files import LatentFile, latent_files, text_path
 from musubi_ext.orbits.conditioning import clip_condition
 from musubi_ext.orbits.config import DatasetConfig, VideoDataset
-from musubi_ext.orbits.entries import variants
 from musubi_ext.orbits.schema import STEP
 
 CHANNELS, CONDITION_CHANNELS = 16, 20  # of Wan's latents, and of them with the mask before them

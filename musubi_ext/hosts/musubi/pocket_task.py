@@ -18,7 +18,7 @@ from torch import Tensor
 from musubi_ext.adapters.tensors import read_header
 from musubi_ext.errors import Problems, UserError
 from musubi_ext.hosts.musubi.importing import import_host
-from musubi_ext.orbits.encoders import SCALING, Encoders
+from musubi_ext.orbits.cache.encoders import SCALING, Encoders
 from musubi_ext.pocket.upstream import TEXT_WIDTH, widen
 from musubi_ext.quiet import quiet_loading
 

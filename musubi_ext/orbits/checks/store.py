@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 
 from musubi_ext.errors import UserError
-from musubi_ext.orbits.check_clip import Measured
+from musubi_ext.orbits.checks.clip import Measured
 
 NAME = "measured.jsonl"
 

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]  # what holds musubi_ext: the worker imports the same code
+ROOT = Path(__file__).resolve().parents[3]  # what holds musubi_ext: the worker imports the same code
 STARTUP = 60.0  # seconds to import libav and numpy on a busy machine; counts against no clip
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
@@ -114,7 +114,7 @@ def _spawn(control: int, memory_limit: int) -> subprocess.Popen[bytes]:
     """Its own session: Ctrl-C reaches us alone, and we end it. `-P`: an av.py in the current folder is not imported."""
     paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     return subprocess.Popen(
-        [sys.executable, "-P", "-m", "musubi_ext.orbits.decode_worker", str(control), str(memory_limit)],
+        [sys.executable, "-P", "-m", "musubi_ext.orbits.decode.worker", str(control), str(memory_limit)],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         pass_fds=[control],

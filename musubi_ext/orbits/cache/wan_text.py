@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from musubi_ext.errors import UserError
-from musubi_ext.orbits.wan_vae import read_weights
+from musubi_ext.orbits.cache.wan_vae import read_weights
 
 NAMES = (  # musubi-tuner's `wan/modules/t5.py` → transformers' `modeling_umt5.py`
     (r"^token_embedding\.", "shared."),

@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from musubi_ext.errors import shown
-from musubi_ext.orbits.check_captions import caption_fault
-from musubi_ext.orbits.check_clip import Measured
-from musubi_ext.orbits.check_duplicates import Nearest, nearest_before
-from musubi_ext.orbits.check_sources import Listed
-from musubi_ext.orbits.check_thresholds import Limit, Thresholds
+from musubi_ext.orbits.checks.captions import caption_fault
+from musubi_ext.orbits.checks.clip import Measured
+from musubi_ext.orbits.checks.duplicates import Nearest, nearest_before
+from musubi_ext.orbits.checks.sources import Listed
+from musubi_ext.orbits.checks.thresholds import Limit, Thresholds
 from musubi_ext.orbits.clips import WAN_FPS
 from musubi_ext.orbits.config import DatasetConfig, VideoDataset
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from musubi_ext.errors import Problems, UserError
-from musubi_ext.orbits.cache_files import latent_files, text_files
-from musubi_ext.orbits.cache_index import CacheIndex
+from musubi_ext.orbits.cache.entries import ClipPlan, Recognition
+from musubi_ext.orbits.cache.files import latent_files, text_files
+from musubi_ext.orbits.cache.index import CacheIndex
 from musubi_ext.orbits.config import DatasetConfig, VideoDataset
-from musubi_ext.orbits.entries import ClipPlan, Recognition
 
 
 @dataclass

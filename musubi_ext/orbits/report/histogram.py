@@ -8,8 +8,8 @@ from html import escape
 import numpy as np
 from numpy.typing import NDArray
 
-from musubi_ext.orbits.check_thresholds import Limit
-from musubi_ext.orbits.checks import Check
+from musubi_ext.orbits.checks.thresholds import Limit
+from musubi_ext.orbits.checks.verdicts import Check
 
 WIDTH, HEIGHT, BASE = 320, 110, 92  # of the drawing, and where its bars stand
 BINS = 24

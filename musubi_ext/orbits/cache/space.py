@@ -13,10 +13,10 @@ import numpy as np
 from safetensors import SafetensorError
 
 from musubi_ext.errors import Problems, UserError
+from musubi_ext.orbits.cache.encoders import Encoders
+from musubi_ext.orbits.cache.entries import ClipPlan
 from musubi_ext.orbits.clips import probe
 from musubi_ext.orbits.conditioning import TEMPORAL
-from musubi_ext.orbits.encoders import Encoders
-from musubi_ext.orbits.entries import ClipPlan
 from musubi_ext.orbits.windows import Window, windows
 
 CHANNELS = 16 + 20  # of a cached latent pixel: latents, mask and image latents

@@ -17,11 +17,11 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 
-from musubi_ext.orbits.check_clip import Measured, measure_clip, settings_key
-from musubi_ext.orbits.check_sources import Listed, list_clips
-from musubi_ext.orbits.check_store import CheckStore, clip_key
-from musubi_ext.orbits.check_thresholds import Thresholds
-from musubi_ext.orbits.checks import Verdict, judge
+from musubi_ext.orbits.checks.clip import Measured, measure_clip, settings_key
+from musubi_ext.orbits.checks.sources import Listed, list_clips
+from musubi_ext.orbits.checks.store import CheckStore, clip_key
+from musubi_ext.orbits.checks.thresholds import Thresholds
+from musubi_ext.orbits.checks.verdicts import Verdict, judge
 from musubi_ext.orbits.config import DatasetConfig, VideoDataset
 from musubi_ext.storage import sha256
 

@@ -13,12 +13,13 @@ from dataclasses import dataclass, field
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from musubi_ext.errors import UserError
-from musubi_ext.orbits.geometry_adjustment import NOISE, Adjustment
-from musubi_ext.orbits.geometry_parallax import parallax
-from musubi_ext.orbits.geometry_turntable import Circle, Doubles
-from musubi_ext.orbits.tracks import follow
+from musubi_ext.orbits.geometry.adjustment import NOISE, Adjustment
+from musubi_ext.orbits.geometry.parallax import parallax
+from musubi_ext.orbits.geometry.tracks import follow
+from musubi_ext.orbits.geometry.turntable import Circle, Doubles
 from musubi_ext.video import Frames
 
 KEYS = 17  # frames that the circle is fitted to
@@ -82,7 +83,8 @@ def estimate_orbit(frames: Frames) -> OrbitGeometry:
         return _no_orbit("the picture stands still", 1 - most / STILL)
     if half < HALF_STILL:
         return _no_orbit("the camera stands still while something moves", 1 - half / HALF_STILL)
-    return _fitted(Adjustment(xy, NOISE / width), xy, keys, frames)
+    with threadpool_limits(1, user_api="blas"):  # many small systems: more threads change bits and only cost time
+        return _fitted(Adjustment(xy, NOISE / width), xy, keys, frames)
 
 
 def _fitted(adjustment: Adjustment, xy: Doubles, keys: NDArray[np.int64], frames: Frames) -> OrbitGeometry:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from musubi_ext.orbits.geometry_turntable import Doubles
+from musubi_ext.orbits.geometry.turntable import Doubles
 
 LEAST = 8  # tracks that two frames must share
 ROUNDS = 5  # of reweighting

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from musubi_ext.errors import Problems
-from musubi_ext.orbits.causal_encoder import CHUNK, CausalEncoder
+from musubi_ext.orbits.cache.causal_encoder import CHUNK, CausalEncoder
 from musubi_ext.orbits.conditioning import condition_mask, condition_video
 from musubi_ext.quiet import quiet_loading
 from musubi_ext.video import Frames

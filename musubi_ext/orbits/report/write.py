@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from musubi_ext.errors import shown
-from musubi_ext.orbits.check_store import CheckStore
-from musubi_ext.orbits.check_thresholds import Thresholds
-from musubi_ext.orbits.checks import STATES, Verdict
+from musubi_ext.orbits.checks.store import CheckStore
+from musubi_ext.orbits.checks.thresholds import Thresholds
+from musubi_ext.orbits.checks.verdicts import STATES, Verdict
 from musubi_ext.orbits.config import DatasetConfig
-from musubi_ext.orbits.report_page import write_page
+from musubi_ext.orbits.report.page import write_page
 from musubi_ext.storage import atomic_path
 
 SCHEMA_VERSION = 1

@@ -9,7 +9,6 @@ share of the clips; the first removes stale files when all have ended.
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -21,15 +20,15 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from musubi_ext.errors import Problems, UserError
-from musubi_ext.orbits.cache_files import latent_files
-from musubi_ext.orbits.cache_index import CacheIndex
-from musubi_ext.orbits.cache_models import ModelFiles, ModelIds, ids_of
-from musubi_ext.orbits.cache_run import LatentRun, caption_facts, write_captions
-from musubi_ext.orbits.cache_space import bytes_needed, check_room, seconds_needed
-from musubi_ext.orbits.cache_status import cache_status
+from musubi_ext.orbits.cache.encoders import Encoders
+from musubi_ext.orbits.cache.entries import ClipPlan, Recognition
+from musubi_ext.orbits.cache.files import latent_files
+from musubi_ext.orbits.cache.index import CacheIndex
+from musubi_ext.orbits.cache.models import ModelFiles, ModelIds, ids_of
+from musubi_ext.orbits.cache.run import LatentRun, caption_facts, write_captions
+from musubi_ext.orbits.cache.space import bytes_needed, check_room, seconds_needed
+from musubi_ext.orbits.cache.status import cache_status
 from musubi_ext.orbits.config import DatasetConfig, VideoDataset
-from musubi_ext.orbits.encoders import Encoders
-from musubi_ext.orbits.entries import ClipPlan, Recognition
 from musubi_ext.orbits.sources import Clip
 
 Job = tuple[VideoDataset, Clip]
@@ -236,9 +235,3 @@ def _bar(console: Console, total: int, *, shown: bool) -> Iterator[Callable[[str
             bar.update(task, rate=f"{bar.tasks[0].completed / elapsed:.2f} clips/s" if elapsed else "")
 
         yield advance
-
-
-if __name__ == "__main__":
-    from musubi_ext.orbits.cache_command import main
-
-    sys.exit(main())

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from musubi_ext.filmstrip import frame_indices
-from musubi_ext.orbits.check_measures import GrayFrames
+from musubi_ext.orbits.checks.measures import GrayFrames
 
 FRAMES = 5  # first, last and three between them, by time: copies at another frame rate keep their hash
 SIDE, LOW = 32, 8  # a frame is scaled to 32×32, the lowest 8×8 of its cosine transform are kept

@@ -18,13 +18,13 @@ from PIL import Image
 
 from musubi_ext.errors import UserError, shown
 from musubi_ext.filmstrip import frame_indices
-from musubi_ext.orbits import check_measures as measures
 from musubi_ext.orbits.buckets import Size, choose_bucket
-from musubi_ext.orbits.check_duplicates import look
+from musubi_ext.orbits.checks import measures
+from musubi_ext.orbits.checks.duplicates import look
 from musubi_ext.orbits.clips import WAN_FPS, ClipInfo, to_wan_fps
 from musubi_ext.orbits.config import VideoDataset
-from musubi_ext.orbits.decoding import load_frames, probe
-from musubi_ext.orbits.geometry import estimate_orbit
+from musubi_ext.orbits.decode.pool import load_frames, probe
+from musubi_ext.orbits.geometry.orbit import estimate_orbit
 from musubi_ext.orbits.windows import frames_needed
 from musubi_ext.video import Frames
 

@@ -11,14 +11,14 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from musubi_ext.errors import UserError
-from musubi_ext.orbits.check_clip import Measured, measure_clip
-from musubi_ext.orbits.check_run import Engine, Job
+from musubi_ext.orbits.checks.clip import Measured, measure_clip
+from musubi_ext.orbits.checks.run import Engine, Job
 
 
 def ray_engine(address: str | None) -> Engine:
     """Clips over Ray Data: a cluster at `address`, or a local one. Raises UserError when Ray is not installed."""
     if importlib.util.find_spec("ray") is None:
-        raise UserError('--engine ray: Ray is not installed (pip install "ray[data]", or use --engine local)')
+        raise UserError('--engine ray: Ray is not installed (pip install "musubi-ext[ray]", or use --engine local)')
     return lambda jobs: _measure(jobs, address)
 
 

@@ -8,12 +8,12 @@ from pathlib import Path
 
 from musubi_ext.errors import UserError
 from musubi_ext.orbits.buckets import choose_bucket
-from musubi_ext.orbits.cache_files import LatentFile, entry_key, latent_path, read_metadata, text_path
-from musubi_ext.orbits.cache_index import CacheIndex, stamp_of
+from musubi_ext.orbits.cache.files import LatentFile, entry_key, latent_path, read_metadata, text_path
+from musubi_ext.orbits.cache.index import CacheIndex, stamp_of
 from musubi_ext.orbits.captions import mirror_caption
 from musubi_ext.orbits.conditioning import clip_condition
 from musubi_ext.orbits.config import OrbitOptions, VideoDataset
-from musubi_ext.orbits.decoding import DecodePool
+from musubi_ext.orbits.decode.pool import DecodePool
 from musubi_ext.orbits.sources import Clip
 from musubi_ext.orbits.windows import frames_needed, windows
 from musubi_ext.storage import sha256

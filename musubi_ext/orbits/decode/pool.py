@@ -24,7 +24,7 @@ import numpy as np
 from musubi_ext.errors import UserError, shown
 from musubi_ext.orbits.buckets import Size
 from musubi_ext.orbits.clips import MAX_BYTES, ClipInfo
-from musubi_ext.orbits.decode_process import DiedError, Worker
+from musubi_ext.orbits.decode.process import DiedError, Worker
 from musubi_ext.video import Frames
 
 TIME_LIMIT = 60.0  # seconds a clip

@@ -12,10 +12,10 @@ from typing import Any
 import torch
 
 from musubi_ext.errors import Problems, UserError
-from musubi_ext.orbits.cache import cache_dataset
-from musubi_ext.orbits.cache_models import DTYPES, ModelFiles
-from musubi_ext.orbits.cache_space import bytes_needed
-from musubi_ext.orbits.cache_status import cache_status
+from musubi_ext.orbits.cache.models import DTYPES, ModelFiles
+from musubi_ext.orbits.cache.space import bytes_needed
+from musubi_ext.orbits.cache.status import cache_status
+from musubi_ext.orbits.cache.write import cache_dataset
 from musubi_ext.orbits.config import DatasetConfig, load_dataset_config
 from musubi_ext.termination import terminable
 

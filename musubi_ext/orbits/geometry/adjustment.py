@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from musubi_ext.orbits.geometry_turntable import (
+from musubi_ext.orbits.geometry.turntable import (
     PER_FRAME,
     POINT_STD,
     Circle,

@@ -9,14 +9,14 @@ from html import escape
 from pathlib import Path
 
 from musubi_ext.errors import shown
-from musubi_ext.orbits.check_captions import NAMES
-from musubi_ext.orbits.check_clip import settings_key
-from musubi_ext.orbits.check_store import CheckStore, clip_key
-from musubi_ext.orbits.check_thresholds import Thresholds
-from musubi_ext.orbits.checks import CHECKS, FIT, STATES, UNREADABLE, Check, Verdict, limit_of
+from musubi_ext.orbits.checks.captions import NAMES
+from musubi_ext.orbits.checks.clip import settings_key
+from musubi_ext.orbits.checks.store import CheckStore, clip_key
+from musubi_ext.orbits.checks.thresholds import Thresholds
+from musubi_ext.orbits.checks.verdicts import CHECKS, FIT, STATES, UNREADABLE, Check, Verdict, limit_of
 from musubi_ext.orbits.config import DatasetConfig
-from musubi_ext.orbits.report_histogram import histogram
-from musubi_ext.orbits.report_style import SCRIPT, STYLE
+from musubi_ext.orbits.report.histogram import histogram
+from musubi_ext.orbits.report.style import SCRIPT, STYLE
 from musubi_ext.storage import atomic_path
 
 # No script but the one below runs, and nothing is fetched, whatever a caption or a file name holds.

@@ -9,11 +9,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from musubi_ext.errors import UserError
-from musubi_ext.orbits.cache_files import read_metadata, write_latents, write_text
-from musubi_ext.orbits.cache_space import DiskFullError, disk_room
-from musubi_ext.orbits.decoding import DecodePool
-from musubi_ext.orbits.encoders import Encoders
-from musubi_ext.orbits.entries import ClipPlan, Window, decode, missing_windows
+from musubi_ext.orbits.cache.encoders import Encoders
+from musubi_ext.orbits.cache.entries import ClipPlan, Window, decode, missing_windows
+from musubi_ext.orbits.cache.files import read_metadata, write_latents, write_text
+from musubi_ext.orbits.cache.space import DiskFullError, disk_room
+from musubi_ext.orbits.decode.pool import DecodePool
 from musubi_ext.video import Frames
 
 DECODERS = 2  # processes, killed when they hang; at most two clips more are decoded than are being encoded

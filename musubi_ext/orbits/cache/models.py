@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 
 from musubi_ext.errors import Problems
-from musubi_ext.orbits.cache_index import CacheIndex, stamp_of
-from musubi_ext.orbits.encoders import Encoders
+from musubi_ext.orbits.cache.encoders import Encoders
+from musubi_ext.orbits.cache.index import CacheIndex, stamp_of
 
 PARTS = ("vae", "text_encoder", "tokenizer")
 DTYPES = {"bf16": torch.bfloat16, "bfloat16": torch.bfloat16, "fp32": torch.float32, "float32": torch.float32}
@@ -47,8 +47,8 @@ class ModelFiles:
         """Loaded at first use. Raises UserError naming each missing part."""
         if self.base is not None:
             return Encoders.load(self.base, device=self.device, dtype=self.vae_dtype)
-        from musubi_ext.orbits.wan_text import load_text_encoder, load_tokenizer
-        from musubi_ext.orbits.wan_vae import load_vae
+        from musubi_ext.orbits.cache.wan_text import load_text_encoder, load_tokenizer
+        from musubi_ext.orbits.cache.wan_vae import load_vae
 
         problems = Problems()
         vae = problems.collect(lambda: load_vae(self.vae or Path(), device=self.device, dtype=self.vae_dtype))

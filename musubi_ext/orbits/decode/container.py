@@ -12,7 +12,7 @@ from typing import Any
 import av
 
 from musubi_ext.errors import UserError, shown
-from musubi_ext.orbits.decode_truncation import missing_bytes
+from musubi_ext.orbits.decode.truncation import missing_bytes
 
 MAX_PIXELS = 8192 * 4320  # of one source frame
 OPEN_OPTIONS = {  # a playlist named clip.mp4 must not make us open other files or addresses
