@@ -10,7 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from musubi_ext import __version__
-from musubi_ext.commands import adapter, data, doctor, evaluate, host
+from musubi_ext.commands import adapter, compare, data, doctor, evaluate, host
 from musubi_ext.commands.parser import Parser
 from musubi_ext.demo import command as demo
 from musubi_ext.errors import UserError
@@ -19,6 +19,7 @@ from musubi_ext.registry import command as registry
 
 if TYPE_CHECKING:
     from musubi_ext.adapters.pair import AdapterPair
+    from musubi_ext.generation.best_of import Ranking
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells say
 CLOSED_PIPE = 141  # 128 + SIGPIPE
@@ -45,9 +46,10 @@ def build_parser() -> Parser:
     verbs.add_parser("train", help="train a pair of adapters, one for each expert (see: musubi-ext train --help)")
     add("host", "the musubi-tuner that trains: fetch it, or use a checkout", host.add_arguments, host.run)
     add("doctor", "what training needs, and what of it is there", doctor.add_arguments, doctor.run)
-    resolved = partial(generation.run, resolve_pair=_registered_pair)
+    resolved = partial(generation.run, resolve_pair=_registered_pair, make_ranking=_ranking)
     add("generate", "make a video from one or two pictures and a prompt", generation.add_arguments, resolved)
     add("evaluate", "measure a folder of videos", evaluate.add_arguments, evaluate.run)
+    add("compare", "two models on the same scenes: what differs, how surely", compare.add_arguments, compare.run)
     add("adapter", "inspect, convert or verify adapter files", adapter.add_arguments, adapter.run)
     add("registry", "registered pairs: list, show, register, roll back", registry.add_arguments, registry.run)
     return parser
@@ -83,6 +85,12 @@ def _registered_pair(reference: str) -> AdapterPair:
     from musubi_ext.registry.model import load_pair
 
     return load_pair(reference)
+
+
+def _ranking(metric: str) -> Ranking:
+    from musubi_ext.ranking import ranking
+
+    return ranking(metric)
 
 
 if __name__ == "__main__":

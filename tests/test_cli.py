@@ -28,6 +28,7 @@ VERBS = [
     "doctor",
     "generate",
     "evaluate",
+    "compare",
     "adapter",
     "adapter inspect",
     "adapter verify",
@@ -136,6 +137,7 @@ def test_render_then_evaluate_and_a_bad_clip_never_stops_the_rest(
     from musubi_ext.evaluation.result import read_results
 
     measured = read_results(results)
+    assert "torn.mp4" in str(measured.pop("torn.mp4")["psnr"].unavailable)
     assert len(measured) == 2
     assert all((clip["psnr"].value or 0) > 30 for clip in measured.values())
 

@@ -68,7 +68,7 @@ def film(job: SceneJob) -> dict[str, float]:
     with _one_thread():
         rotates = {"base": _rotate(job.base, None), "pair": _rotate(job.base, job.pair)}
         made = {name: rotate(truth.frames[0], prompt, **settings) for name, rotate in rotates.items()}
-        truth_through_vae = _reconstruct(rotates["base"], truth.frames)
+        truth_through_vae = reconstruct(rotates["base"], truth.frames)
     for name, video in made.items():
         video.save(job.out / f"{job.truth.stem}_{name}.mp4")
     with atomic_path(job.out / job.truth.name) as temporary:
@@ -97,7 +97,7 @@ def _one_thread() -> Iterator[None]:
 
 
 @torch.inference_mode()
-def _reconstruct(rotate: CircleRotate, frames: Frames) -> Frames:
+def reconstruct(rotate: CircleRotate, frames: Frames) -> Frames:
     """Frames (F, H, W, 3) after the base's VAE, the best that any latent could show: uint8, the same shape."""
     vae = rotate.pipeline.vae
     clip = torch.from_numpy(frames).permute(3, 0, 1, 2)[None].to(vae.dtype) / 127.5 - 1  # (1, 3, F, H, W)

@@ -12,6 +12,7 @@ from musubi_ext.errors import Problems, UserError
 
 if TYPE_CHECKING:
     from musubi_ext.adapters.pair import AdapterPair
+    from musubi_ext.generation.best_of import Ranked, Ranking
     from musubi_ext.generation.request import GenerationRequest
 
 _SETTINGS = ("steps", "seed", "frames", "fps", "shift", "guidance", "guidance_2", "negative_prompt", "strength_high",
@@ -39,6 +40,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--guidance", type=float, help="guidance of the high-noise expert; 1 is none")
     how.add_argument("--guidance_2", type=float, help="guidance of the low-noise expert; 1 is none")
     how.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="where to run (%(default)s)")
+    many = parser.add_argument_group("choose among several")
+    many.add_argument(
+        "--best_of", type=int, metavar="N", help="make N videos (seed, seed + 1, …), keep the best; scores beside it"
+    )
+    many.add_argument("--rank_by", metavar="METRIC", help="by which metric: drift (default), flicker, or a full name")
     out = parser.add_argument_group("where it goes")
     out.add_argument(
         "-o", "--output", required=True, metavar="FILE.mp4", help="H.264; carries the request in its metadata"
@@ -47,10 +53,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     out.add_argument("--dry-run", action="store_true", help="check everything, print the settings, make nothing")
 
 
-def run(args: argparse.Namespace, resolve_pair: Callable[[str], AdapterPair] | None = None) -> int:
+def run(
+    args: argparse.Namespace,
+    resolve_pair: Callable[[str], AdapterPair] | None = None,
+    make_ranking: Callable[[str], Ranking] | None = None,
+) -> int:
     """Make the video that `args` describe; returns 0. Raises UserError listing everything wrong, with nothing written.
 
-    `resolve_pair` turns a registry address (models:/…) into a pair; without it such an address is refused.
+    `resolve_pair` turns a registry address (models:/…) into a pair, `make_ranking` a metric's name into a ranking of
+    videos; without them such an address and --best_of are refused.
     """
     from musubi_ext.generation.circle_rotate import CircleRotate
     from musubi_ext.generation.pipeline import choose_device
@@ -61,6 +72,7 @@ def run(args: argparse.Namespace, resolve_pair: Callable[[str], AdapterPair] | N
     _collect(problems, lambda: _check_outputs(args))
     pair = _collect(problems, lambda: _pair(args, folder, resolve_pair))
     request = _collect(problems, lambda: _request(args, pair))
+    ranking = _collect(problems, lambda: _ranking(args, make_ranking))
     if problems:
         raise UserError(problems)
     assert request is not None
@@ -68,7 +80,7 @@ def run(args: argparse.Namespace, resolve_pair: Callable[[str], AdapterPair] | N
     if args.dry_run:
         _print_plan(args, request, pair, folder)
         return 0
-    _make(CircleRotate(args.base, pair, device=args.device), request, args)
+    _make(CircleRotate(args.base, pair, device=args.device), request, args, ranking)
     return 0
 
 
@@ -116,6 +128,26 @@ def _request(args: argparse.Namespace, pair: AdapterPair | None) -> GenerationRe
     return GenerationRequest(prompt=args.prompt, first=args.first, last=args.last, **settings)
 
 
+def _ranking(args: argparse.Namespace, make_ranking: Callable[[str], Ranking] | None) -> Ranking | None:
+    """What to choose by, if there is a choice; what is wrong with both flags is said at once."""
+    from musubi_ext.generation.best_of import check_count
+
+    if args.best_of is None:
+        if args.rank_by is not None:
+            raise UserError(f"--rank_by {args.rank_by}: there is nothing to choose from (add --best_of N)")
+        return None
+    problems = Problems()
+    problems.collect(lambda: check_count(args.best_of, args.seed or 0))
+    if make_ranking is None:
+        problems.add(f"--best_of {args.best_of}", "nothing here measures videos", "use musubi-ext generate")
+        problems.raise_if_any()
+    assert make_ranking is not None
+    make = make_ranking
+    ranking = problems.collect(lambda: make(args.rank_by or "drift"))
+    problems.raise_if_any()
+    return ranking
+
+
 def _size(text: str) -> Any:
     """ "64x48" → (64, 48). Anything else is passed on as it is, for the request to refuse beside its other mistakes."""
     match = re.fullmatch(r"(\d{1,5})[xX](\d{1,5})", text.strip())
@@ -149,26 +181,47 @@ def _print_plan(args: argparse.Namespace, request: GenerationRequest, pair: Adap
     plan |= {"size": "x".join(map(str, request.size)), "first": args.first, "last": args.last or "none"}
     plan |= {"base": args.base, "pair": "none" if pair is None else pair.manifest["name"], "device": args.device}
     plan |= {"steps": f"{request.steps} ({high} by the high-noise expert, then {low} by the low-noise one)"}
+    if args.best_of is not None:
+        plan |= {"best_of": f"{args.best_of} seeds from {request.seed}, by {args.rank_by or 'drift'}"}
     plan |= {"output": args.output, "strip": args.strip or "none"}
     for name, value in plan.items():
         print(f"{name:16} {value}")
 
 
-def _make(rotate: Any, request: GenerationRequest, args: argparse.Namespace) -> None:
+def _make(rotate: Any, request: GenerationRequest, args: argparse.Namespace, ranking: Ranking | None) -> None:
     from rich.console import Console
     from rich.progress import Progress
+
+    from musubi_ext.generation.best_of import best_of
 
     console = Console(stderr=True)
     with Progress(console=console, transient=True) as bar:
         task = bar.add_task("denoise", total=request.steps)
-        video = rotate.run(request, lambda done, _steps: bar.update(task, completed=done))
+
+        def progress(done: int, steps: int) -> None:
+            bar.update(task, completed=done, total=steps)
+
+        ranked = None if ranking is None else best_of(rotate, request, args.best_of, ranking, progress)
+        video = rotate.run(request, progress) if ranked is None else ranked.best
     path = video.save(args.output)
     for note in video.notes:
         console.print(f"note: {note}", markup=False)
     print(f"{path}: {len(video.frames)} frames of {request.size[0]}x{request.size[1]} in {video.seconds:.1f} s")
+    if ranked is not None:
+        _say(ranked, Path(args.output).with_suffix(".best_of.json"))
     if args.strip:
         from musubi_ext.filmstrip import save_filmstrip
 
         label = "base" if rotate.pair is None else str(rotate.pair.manifest["name"])
-        caption = f"{request.prompt}, seed {request.seed}"
+        caption = f"{request.prompt}, seed {video.request['seed']}"
         print(save_filmstrip(args.strip, {label: video.frames}, caption=caption))
+
+
+def _say(ranked: Ranked, path: Path) -> None:
+    """Every candidate on one line, best first; all scores in a file beside the video."""
+    ranked.write(path)
+    for candidate in ranked.candidates:
+        value = "unavailable" if candidate.value is None else f"{candidate.value:.4g} {ranked.unit}".strip()
+        reason = f" ({candidate.state}: {candidate.reason})" if candidate.reason else ""
+        print(f"{candidate.rank:3}. seed {candidate.seed}: {ranked.metric} {value}{reason}")
+    print(path)

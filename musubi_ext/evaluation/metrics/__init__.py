@@ -1,31 +1,11 @@
 """Every metric of the package, registered by importing its file; `METRICS` lists them by name."""
 
-from musubi_ext.evaluation.metrics import (
-    direction,
-    dynamic_degree,
-    flow_magnitude,
-    mask_iou,
-    motion_magnitude,
-    motion_ratio,
-    psnr,
-    ssim,
-    subject_drift,
-    swept_angle,
-)
+from importlib import import_module
+from pkgutil import iter_modules
+
 from musubi_ext.evaluation.metrics.registry import METRICS, Better, Metric
 
-__all__ = [
-    "METRICS",
-    "Better",
-    "Metric",
-    "direction",
-    "dynamic_degree",
-    "flow_magnitude",
-    "mask_iou",
-    "motion_magnitude",
-    "motion_ratio",
-    "psnr",
-    "ssim",
-    "subject_drift",
-    "swept_angle",
-]
+for _module in iter_modules(__path__):
+    import_module(f"{__name__}.{_module.name}")
+
+__all__ = ["METRICS", "Better", "Metric"]

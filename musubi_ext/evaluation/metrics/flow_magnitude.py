@@ -13,7 +13,7 @@ SOURCE = "Circle-Rotate subject_drift.py: Farnebäck flow between 16 sampled fra
 
 
 def _pairs(clip: Clip) -> list[tuple[int, int]]:
-    if len(clip.frames) < 2:
+    if clip.shape[0] < 2:
         raise UnavailableError("flow needs two frames, the clip has one")
     return list(zip(clip.samples[:-1].tolist(), clip.samples[1:].tolist(), strict=True))
 

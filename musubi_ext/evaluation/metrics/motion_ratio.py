@@ -27,4 +27,4 @@ def motion_ratio(clip: Clip) -> Reading:
     reference = first_to_last_change(clip.reference)
     if reference == 0:
         raise UnavailableError("the reference's first and last frame are identical")
-    return Reading(first_to_last_change(clip.frames) / reference, 2)
+    return Reading(first_to_last_change(clip.sampled) / reference, 2)

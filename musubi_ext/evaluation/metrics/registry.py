@@ -11,6 +11,7 @@ import numpy as np
 
 from musubi_ext.evaluation.clip import Clip
 from musubi_ext.evaluation.result import Reading
+from musubi_ext.evaluation.stream import PairStatistic
 
 OPENCV = f"opencv {cv2.__version__}"
 NUMPY = f"numpy {np.__version__}"
@@ -28,7 +29,8 @@ class Better(StrEnum):
 class Metric:
     """A named measurement of a clip: unit, which way is better, closed range (None: unbounded), and where it is from.
 
-    `compute` raises UnavailableError with the reason when the clip cannot answer.
+    `licence`: of the weights or code behind it, "" when it is ours. `pairs`: what it reads with `Clip.over_pairs`, so
+    that one pass over the frames serves every metric. `compute` raises UnavailableError when the clip cannot answer.
     """
 
     name: str
@@ -38,6 +40,8 @@ class Metric:
     source: str
     backend: str
     compute: Callable[[Clip], Reading]
+    licence: str = ""
+    pairs: tuple[PairStatistic, ...] = ()
 
 
 METRICS: dict[str, Metric] = {}
@@ -51,13 +55,15 @@ def metric(
     range: tuple[float | None, float | None],
     source: str,
     backend: str = NUMPY,
+    licence: str = "",
+    pairs: tuple[PairStatistic, ...] = (),
 ) -> Callable[[Callable[[Clip], Reading]], Callable[[Clip], Reading]]:
     """Register the decorated measurement under `name`. Raises ValueError if the name is taken."""
 
     def register(compute: Callable[[Clip], Reading]) -> Callable[[Clip], Reading]:
         if name in METRICS:
             raise ValueError(f"metric {name!r} is registered twice")
-        METRICS[name] = Metric(name, unit, better, range, source, backend, compute)
+        METRICS[name] = Metric(name, unit, better, range, source, backend, compute, licence, pairs)
         return compute
 
     return register

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from musubi_ext.evaluation.clip import Clip
 from musubi_ext.evaluation.metrics.registry import OPENCV, Better, metric
 from musubi_ext.evaluation.result import Reading
+from musubi_ext.evaluation.stream import gray_of
 
 C1, C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
 
@@ -39,8 +40,8 @@ def ssim(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> float:
 )
 def ssim_truth(clip: Clip) -> Reading:
     """Mean over frames of the SSIM against the truth."""
-    truth = [np.asarray(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY), np.uint8) for frame in clip.truth.frames]
-    return Reading(float(np.mean([ssim(a, b) for a, b in zip(clip.gray, truth, strict=True)])), len(clip.frames))
+    values = [ssim(a, gray_of(b)) for a, b in zip(clip.gray, clip.truth.frames, strict=True)]
+    return Reading(float(np.mean(values)), len(clip.frames))
 
 
 @metric(
@@ -53,4 +54,4 @@ def ssim_truth(clip: Clip) -> Reading:
 )
 def ssim_first_last(clip: Clip) -> Reading:
     """SSIM of the last frame against the first."""
-    return Reading(ssim(clip.gray[0], clip.gray[-1]), 2)
+    return Reading(ssim(gray_of(clip.sampled[0]), gray_of(clip.sampled[-1])), 2)

@@ -6,14 +6,9 @@ back some 10 kB, and filmstrips stay on disk.
 
 from __future__ import annotations
 
-import itertools
-import multiprocessing
 import os
-import signal
-import threading
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,8 +19,8 @@ from musubi_ext.orbits.checks.thresholds import Thresholds
 from musubi_ext.orbits.checks.verdicts import Verdict, judge
 from musubi_ext.orbits.config import DatasetConfig, VideoDataset
 from musubi_ext.storage import sha256
+from musubi_ext.worker_pool import outlive
 
-IN_FLIGHT = 4  # clips handed to the pool for each worker
 DIED = "the process that measured it died (killed, or out of memory)"
 
 
@@ -38,7 +33,6 @@ class Job:
     dataset: VideoDataset
 
 
-Results = Generator[tuple[str, Measured], None, list[Job]]
 Engine = Callable[[Sequence[Job]], Iterator[tuple[str, Measured]]]  # results in any order
 
 
@@ -76,7 +70,7 @@ def check_dataset(
 
 def local_engine(workers: int) -> Engine:
     """Clips over `workers` processes of this machine."""
-    return lambda jobs: _measure_local(jobs, workers)
+    return lambda jobs: (result for _, result in outlive(jobs, _measure_job, workers, died=_died))
 
 
 def _finished(measured: Measured | None) -> bool:
@@ -112,53 +106,9 @@ def _why_unread(path: Path) -> str:
     return "could not be read while the others were"
 
 
-def _measure_local(jobs: Sequence[Job], workers: int) -> Iterator[tuple[str, Measured]]:
-    waiting = iter(jobs)
-    while suspects := (yield from _until_broken(waiting, workers, workers * IN_FLIGHT)):
-        alone = iter(suspects)  # one of them killed its worker: one at a time shows which
-        while killers := (yield from _until_broken(alone, 1, 1)):
-            yield killers[0].key, Measured(unreadable=DIED)
-
-
-def _until_broken(waiting: Iterator[Job], workers: int, most: int) -> Results:
-    """Measure until all are done; gives back the clips under way when a worker died, else an empty list."""
-    context = multiprocessing.get_context("spawn")  # a fork would inherit the threads of whoever calls
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker)
-    under_way: dict[str, Job] = {}
-    running: set[Future[tuple[str, Measured]]] = set()
-    try:
-        while True:
-            for job in itertools.islice(waiting, most - len(under_way)):
-                under_way[job.key] = job  # before it is submitted: a pool that is already broken refuses it
-                running.add(pool.submit(_measure_job, job))
-            if not under_way:
-                return []
-            done, running = wait(running, return_when=FIRST_COMPLETED)
-            for future in done:
-                key, measured = future.result()
-                del under_way[key]
-                yield key, measured
-    except BrokenProcessPool:
-        return list(under_way.values())
-    finally:
-        pool.shutdown(cancel_futures=True)
+def _died(job: Job) -> tuple[str, Measured]:
+    return job.key, Measured(unreadable=DIED)
 
 
 def _measure_job(job: Job) -> tuple[str, Measured]:
     return job.key, measure_clip(job.path, job.dataset)
-
-
-def _start_worker() -> None:
-    """One thread each; Ctrl-C is the parent's to handle; and a worker never outlives a parent that was killed."""
-    import cv2
-
-    cv2.setNumThreads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)

@@ -28,6 +28,7 @@ from musubi_ext.orbits.decode.process import DiedError, Worker
 from musubi_ext.video import Frames
 
 TIME_LIMIT = 60.0  # seconds a clip
+SLOTS = 4  # frames that a streaming worker may be ahead
 MEMORY_LIMIT = 4 << 30  # bytes a clip: the decoder's own, and as much again for the frames it hands over
 
 
@@ -74,6 +75,24 @@ class DecodePool:
             # The array keeps the mapping alive, and the mapping the pages; the descriptor may go.
             return np.frombuffer(mmap.mmap(file, int(np.prod(shape))), np.uint8).reshape(shape)
 
+    def stream(self, path: Path | str, size: Size) -> Iterator[Frames]:
+        """`clips.iter_frames`: frames (H, W, 3) one by one in bounded memory, however long the clip.
+
+        `time_limit` is for each frame. Raises UserError as `load` does, after the frames that could be decoded. A
+        worker serves one stream: exhaust or close the iterator to free it.
+        """
+        width, height = size
+        request = {"action": "stream", "path": str(path), "size": size, "slots": SLOTS}
+        with _shared_file() as file:
+            os.ftruncate(file, SLOTS * width * height * 3)
+            slots = np.frombuffer(mmap.mmap(file, 0), np.uint8).reshape(SLOTS, height, width, 3)
+            with self._named(path), self._worker() as worker:
+                answer: dict[str, Any] = {}
+                for answer in worker.stream(request, file, self.time_limit):
+                    if "frame" in answer:
+                        yield slots[answer["frame"] % SLOTS].copy()
+            self._raise_refusal(answer, shown(path))
+
     @property
     def pids(self) -> list[int]:
         """Process ids of the workers that run."""
@@ -104,10 +123,17 @@ class DecodePool:
 
     def _ask(self, request: dict[str, Any], file: int) -> dict[str, Any]:
         """One clip's answer; a worker that failed, or that we were interrupted in waiting for, is killed."""
-        name = shown(request["path"])
+        with self._named(request["path"]), self._worker() as worker:
+            answer = worker.ask(request, file, self.time_limit)
+        self._raise_refusal(answer, shown(request["path"]))
+        return answer
+
+    @contextmanager
+    def _named(self, path: Path | str) -> Iterator[None]:
+        """What a worker's silence or death within the block means for the clip, as a UserError."""
+        name = shown(path)
         try:
-            with self._worker() as worker:
-                answer = worker.ask(request, file, self.time_limit)
+            yield
         except TimeoutError as error:
             raise UserError(
                 f"{name}: took longer than {self.time_limit:g} s to decode (re-encode or remove)"
@@ -116,12 +142,13 @@ class DecodePool:
             if self.closed:
                 raise RuntimeError("the pool was closed while it decoded") from error
             raise UserError(f"{name}: the decoder crashed ({error}) (re-encode or remove)") from error
+
+    def _raise_refusal(self, answer: dict[str, Any], name: str) -> None:
         if "memory" in answer:
             limit = _gibibytes(self.memory_limit)
             raise UserError(f"{name}: needed more than {limit} to decode (scale it down or remove)")
         if "problems" in answer:
             raise UserError(answer["problems"])
-        return answer
 
     @contextmanager
     def _worker(self) -> Iterator[Worker]:
@@ -168,6 +195,11 @@ def probe(path: Path | str) -> ClipInfo:
 def load_frames(path: Path | str, size: Size, *, limit: int | None = None, source_fps: float | None = None) -> Frames:
     """`DecodePool.load` with a pool of this process's own, ended at exit."""
     return _default().load(path, size, limit=limit, source_fps=source_fps)
+
+
+def stream(path: Path | str, size: Size) -> Iterator[Frames]:
+    """`DecodePool.stream` with a pool of this process's own, ended at exit."""
+    return _default().stream(path, size)
 
 
 def _default() -> DecodePool:

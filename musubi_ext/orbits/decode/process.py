@@ -9,11 +9,13 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[3]  # what holds musubi_ext: the worker imports the same code
 STARTUP = 60.0  # seconds to import libav and numpy on a busy machine; counts against no clip
+TAKEN = b"."
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 
@@ -29,6 +31,7 @@ class Worker:
         self.limited = False  # whether this system holds the worker to `memory_limit`; known once started
         self._process: subprocess.Popen[bytes] | None = None
         self._control: socket.socket | None = None
+        self._received = b""  # beyond the line answered last
 
     @property
     def pid(self) -> int | None:
@@ -53,13 +56,20 @@ class Worker:
 
         Raises TimeoutError after `time_limit` seconds and DiedError when the process ends; kill it then.
         """
-        try:
-            self._hand_over(request, file, time_limit)
-        except DiedError:  # while it was idle: not this clip's doing
-            self.kill()
-            self.start()
-            self._hand_over(request, file, time_limit)
+        self._begin(request, file, time_limit)
         return self._receive(time.monotonic() + time_limit)
+
+    def stream(self, request: dict[str, Any], file: int, time_limit: float) -> Iterator[dict[str, Any]]:
+        """One answer for each frame put in the descriptor `file`, then the last one, which has no "frame".
+
+        Going on to the next answer tells the process that the frame before was taken. `time_limit` is for each frame.
+        Raises as `ask` does; kill the process as well when leaving early.
+        """
+        self._begin(request, file, time_limit)
+        while "frame" in (answer := self._receive(time.monotonic() + time_limit)):
+            yield answer
+            self._send(TAKEN)
+        yield answer
 
     def stop(self) -> None:
         """End the process at once; a thread that waits for its answer gets DiedError."""
@@ -74,6 +84,22 @@ class Worker:
         if self._control:
             self._control.close()
         self._process = self._control = None
+        self._received = b""
+
+    def _begin(self, request: dict[str, Any], file: int, time_limit: float) -> None:
+        try:
+            self._hand_over(request, file, time_limit)
+        except DiedError:  # while it was idle: not this clip's doing
+            self.kill()
+            self.start()
+            self._hand_over(request, file, time_limit)
+
+    def _send(self, data: bytes) -> None:
+        assert self._control is not None
+        try:
+            self._control.sendall(data)
+        except (BrokenPipeError, ConnectionResetError) as error:
+            raise DiedError(self._ending()) from error
 
     def _hand_over(self, request: dict[str, Any], file: int, time_limit: float) -> None:
         assert self._control is not None
@@ -88,9 +114,9 @@ class Worker:
             raise DiedError(self._ending())
 
     def _receive(self, deadline: float) -> dict[str, Any]:
+        """The next line; what came after it is kept for the next call."""
         assert self._control is not None
-        line = bytearray()
-        while not line.endswith(b"\n"):
+        while b"\n" not in self._received:
             left = deadline - time.monotonic()
             if left <= 0:
                 raise TimeoutError
@@ -101,7 +127,8 @@ class Worker:
                 chunk = b""
             if not chunk:
                 raise DiedError(self._ending())
-            line += chunk
+            self._received += chunk
+        line, _, self._received = self._received.partition(b"\n")
         return dict(json.loads(line))
 
     def _ending(self) -> str:

@@ -41,7 +41,7 @@ def main(arguments: list[str]) -> None:
                 return
             request = json.loads(lines.readline())
             control.sendall(BEGUN)
-            _send(control, _answer(request, files[0]))
+            _send(control, _answer(control, request, files[0]))
 
 
 def limit_memory(limit: int) -> bool:
@@ -63,9 +63,11 @@ def _end_with_parent(descriptor: int) -> None:
     os._exit(1)
 
 
-def _answer(request: dict[str, Any], file: int) -> Answer:
+def _answer(control: socket.socket, request: dict[str, Any], file: int) -> Answer:
     action = request.pop("action")
     try:
+        if action == "stream":
+            return _stream(control, request, file)
         return {"info": asdict(probe(request["path"]))} if action == "probe" else {"shape": _load(request, file)}
     except UserError as error:
         return {"problems": error.problems}
@@ -84,6 +86,23 @@ def _load(request: dict[str, Any], file: int) -> list[int]:
             target.write(np.ascontiguousarray(frame).data)
             count, shape = count + 1, frame.shape
     return [count, *shape]
+
+
+def _stream(control: socket.socket, request: dict[str, Any], file: int) -> Answer:
+    """Frames go round the file's slots; one is used again when its frame was taken. No taken frame is left unread."""
+    slots, path, size = request.pop("slots"), request.pop("path"), tuple(request.pop("size"))
+    sent = taken = 0
+    try:
+        for frame in iter_frames(path, size, max_bytes=sys.maxsize, **request):
+            if sent - taken == slots:
+                taken += len(control.recv(1))
+            os.pwrite(file, np.ascontiguousarray(frame).data, (sent % slots) * frame.nbytes)
+            _send(control, {"frame": sent})
+            sent += 1
+        return {"end": sent}
+    finally:
+        while taken < sent:
+            taken += len(control.recv(sent - taken))
 
 
 def _send(control: socket.socket, answer: Answer) -> None:

@@ -49,6 +49,8 @@ class OrbitGeometry:
     its place, both horizontal and in picture widths.
     `loop_closure`: correlation of first and last frame, −1 to 1, for sweeps of 300° and more.
     `confidence`: 0 to 1, of direction and swept angle; it orders clips by trust and is no probability.
+    `key_frames`, `angles`: the frames that a circle was fitted to and the degrees swept until each, signed like
+    `direction`; empty where none was fitted.
     """
 
     direction: int
@@ -59,6 +61,8 @@ class OrbitGeometry:
     loop_closure: float | None
     confidence: float
     unavailable: Mapping[str, str] = field(default_factory=dict)
+    key_frames: tuple[int, ...] = ()
+    angles: tuple[float, ...] = ()
 
 
 def estimate_orbit(frames: Frames) -> OrbitGeometry:
@@ -125,6 +129,8 @@ def _measured(
         loop_closure=_closure(frames) if closed else None,
         confidence=confidence,
         unavailable={name: reason for name, reason in missing.items() if reason},
+        key_frames=tuple(keys.tolist()),
+        angles=tuple(circle.angle.tolist()),
     )
 
 
