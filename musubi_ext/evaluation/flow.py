@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import pairwise
 
 import cv2
 import numpy as np
@@ -75,6 +76,10 @@ def consecutive_flows(frames: Iterable[Gray], threads: int = 1, levels: int = LE
 
     Equal for any number of threads: OpenCV and numpy let other threads run meanwhile. `levels`: of the pyramid.
     """
+    if threads == 1:
+        expanded = (_Frame(gray, levels) for gray in frames)
+        yield from (_between(first, second) for first, second in pairwise(expanded))
+        return
     with ThreadPoolExecutor(threads) as pool:
         under_way: deque[Future[Flow]] = deque()
         try:

@@ -7,6 +7,7 @@ the answer says that the request was understood: what ends the process after it 
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import resource
@@ -42,6 +43,7 @@ def main(arguments: list[str]) -> None:
             request = json.loads(lines.readline())
             control.sendall(BEGUN)
             _send(control, _answer(control, request, files[0]))
+            gc.collect()  # PyAV's objects refer to each other: libav's buffers of many clips would wait for it
 
 
 def limit_memory(limit: int) -> bool:
