@@ -23,7 +23,7 @@ def once(measure: Callable[[Clip], T]) -> Callable[[Clip], T]:
             try:
                 kept[clip] = measure(clip)
             except UnavailableError as reason:
-                kept[clip] = reason
+                kept[clip] = UnavailableError(str(reason))  # its traceback would hold the clip
         found = kept[clip]
         if isinstance(found, UnavailableError):
             raise UnavailableError(str(found))

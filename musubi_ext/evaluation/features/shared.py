@@ -58,7 +58,7 @@ def _kept(clip: Clip, name: str, compute: Callable[[], Unit]) -> Unit:
         try:
             of_clip[name] = compute()
         except UnavailableError as reason:
-            of_clip[name] = reason
+            of_clip[name] = UnavailableError(str(reason))  # its traceback would hold the clip
     found = of_clip[name]
     if isinstance(found, UnavailableError):
         raise UnavailableError(str(found))
