@@ -92,7 +92,7 @@ def _measure(clip: Path, args: argparse.Namespace, metrics: list[str]) -> dict[s
     from musubi_ext.evaluation.masks import MaskSource
     from musubi_ext.evaluation.suite import evaluate
     from musubi_ext.evaluation.truth import Truth
-    from musubi_ext.orbits.clips import load_frames, probe
+    from musubi_ext.orbits.decode.pool import load_frames, probe
 
     frames = load_frames(clip, probe(clip).size)
     file = args.truth / f"{clip.stem}.npz" if args.truth else None
