@@ -178,6 +178,8 @@ def test_a_read_only_cache_folder(tmp_path: Path, tiny_pipeline: Path) -> None:
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     try:
         done = subprocess.run(words, capture_output=True, text=True, timeout=120, env=env, preexec_fn=as_a_user)
+    except subprocess.SubprocessError as error:  # of preexec_fn
+        pytest.skip(f"root may do everything here and cannot give that up: {error}")
     finally:
         os.chmod(tmp_path, 0o755)
         os.chmod(tmp_path / "cache", 0o755)
