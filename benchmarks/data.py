@@ -72,14 +72,14 @@ def _checking(folder: Path, args: argparse.Namespace) -> None:
     if "check" in args.parts:
         given = sorted(args.clips.glob("*.mp4")) if args.clips else []
         clips = given or checking.rendered(folder / "rendered", 7, 51, (180, 320))
-        rows.append(checking.speed(folder / "check", clips, args.check, args.workers))
-        rows[-1][0] += ", real" if given else ", rendered"
-        print(rows[-1], flush=True)
+        row = checking.speed(folder / "check", clips, args.check, args.workers)
+        row[0] += ", real" if given else ", rendered"
+        _show(args.markdown, "checking", CHECKING, [row])
     if "memory" in args.parts:
         for count in args.grow:
             rows.append(checking.growth(folder / f"grow{count}", count, args.workers))
             print(rows[-1], flush=True)
-    _show(args.markdown, "checking", CHECKING, rows)
+        _show(args.markdown, "checking_memory", CHECKING, rows)
 
 
 def _show(markdown: Path | None, name: str, head: list[str], rows: list[list[str]]) -> None:
