@@ -146,4 +146,4 @@ def second_run(folder: Path, count: int) -> list[str]:
     theirs = Upstream(write_vae(folder / "vae.pth", 8), 8)
     their_cpu, their_wall = timed(lambda: theirs.cache(their_toml, "--skip_existing"))
     name, ratios = f"second run, {count} clips cached", (f"{their_cpu / our_cpu:.0f}", f"{their_wall / our_wall:.0f}")
-    return [name, f"{their_wall:.2f} s", f"{our_wall:.2f} s", *ratios, ""]
+    return [name, f"{their_wall:.2f} s", f"{our_wall:.2f} s", *ratios]

@@ -54,5 +54,5 @@ def test_other_tensors_are_no_small_difference(tmp_path: Path) -> None:
 
 def test_every_marker_that_the_script_writes_is_in_the_document() -> None:
     page = (BENCHMARKS.parent / "docs" / "DATA_RESULTS.md").read_text(encoding="utf-8")
-    for name in ("caching", "checking", "checking_memory", "orbit-geometry", "orbit-geometry-real"):
+    for name in ("caching", "caching_again", "checking", "checking_memory", "orbit-geometry", "orbit-geometry-real"):
         assert page.count(f"<!-- {name}:start -->") == page.count(f"<!-- {name}:end -->") == 1

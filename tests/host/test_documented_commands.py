@@ -25,7 +25,12 @@ from musubi_ext.hosts.presets import describe_presets
 from musubi_ext.schedule.experts import Expert
 
 ROOT = Path(__file__).parents[2]
-PAGES = {"README.md": 1, "docs/TRAINING.md": 7, "docs/DATA.md": 0, "docs/DATA_CACHING.md": 0}  # and how many trainings of ours stand in them at least
+PAGES = {
+    "README.md": 1,
+    "docs/TRAINING.md": 7,
+    "docs/DATA.md": 0,
+    "docs/DATA_CACHING.md": 0,
+}  # and how many trainings of ours stand in them at least
 OURS, UPSTREAM = "musubi_ext.wan_train_network", "src/musubi_tuner/wan_train_network.py"
 CACHING = ("musubi_tuner.wan_cache_latents", "musubi_tuner.wan_cache_text_encoder_outputs")
 OUR_CACHING = "musubi_ext.orbits.cache"
