@@ -10,7 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from musubi_ext import __version__
-from musubi_ext.commands import adapter, compare, data, doctor, evaluate, host
+from musubi_ext.commands import adapter, cache, compare, data, doctor, evaluate, host
 from musubi_ext.commands.parser import Parser
 from musubi_ext.demo import command as demo
 from musubi_ext.errors import UserError
@@ -42,7 +42,8 @@ def build_parser() -> Parser:
         verb.set_defaults(run=run)
 
     add("demo", "the whole chain on the pocket model: clips, training, gate, video", demo.add_arguments, demo.run)
-    add("data", "render, caption, check or cache clips", data.add_arguments, data.run)
+    add("data", "fetch, render, caption, check or cache clips", data.add_arguments, data.run)
+    add("cache", "what is cached of a data set, and what of it is stale", cache.add_arguments, cache.run)
     verbs.add_parser("train", help="train a pair of adapters, one for each expert (see: musubi-ext train --help)")
     add("host", "the musubi-tuner that trains: fetch it, or use a checkout", host.add_arguments, host.run)
     add("doctor", "what training needs, and what of it is there", doctor.add_arguments, doctor.run)

@@ -1,8 +1,9 @@
-"""`musubi-ext data cache status | prune`: what is cached, what is missing, and what no setting asks for any more."""
+"""`musubi-ext cache status | prune`: what is cached, what is missing, and what no setting asks for any more."""
 
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from pathlib import Path
 
 
@@ -18,16 +19,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Exit status of `status`: 0 when all is cached and nothing is stale, else 1. Raises UserError."""
-    from musubi_ext.orbits.cache.status import cache_status
     from musubi_ext.orbits.config import load_dataset_config
 
-    status = cache_status(load_dataset_config(args.config))
+    config = load_dataset_config(args.config)
     if args.cache_verb == "status":
+        from musubi_ext.orbits.cache.status import cache_status
+
+        status = cache_status(config)
         print(status.report())
         return 0 if status.complete and not status.stale else 1
-    for path in status.stale:
-        print(f"{'would delete' if args.dry_run else 'deleted'} {path}")
-        if not args.dry_run:
-            path.unlink()
-    print(f"{len(status.stale)} stale files")
+    from musubi_ext.orbits.cache.prune import prune
+
+    prune(config, partial(print, flush=True), dry_run=args.dry_run)
     return 0

@@ -1,4 +1,4 @@
-"""`musubi-ext data render | caption | check | cache`: clips, their captions, whether they are fit, and their caches."""
+"""`musubi-ext data fetch | render | caption | check | cache`: clips, captions, whether they are fit, and caches."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ import argparse
 import re
 from pathlib import Path
 
-from musubi_ext.commands import data_caption, data_check
+from musubi_ext.commands import data_caption, data_check, data_fetch
 from musubi_ext.errors import Problems
+from musubi_ext.orbits.cache.arguments import POCKET, add_model_arguments, add_run_arguments
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The verbs and their flags."""
     verbs = parser.add_subparsers(dest="data_verb", required=True, metavar="VERB")
+    data_fetch.add_arguments(verbs.add_parser("fetch", help="a data set of the Hugging Face hub, pinned and verified"))
     _add_render(verbs.add_parser("render", help="draw clips with captions and exact truth: NAME.mp4, .txt, .npz"))
     data_caption.add_arguments(verbs.add_parser("caption", help="write the captions that are missing in a folder"))
     data_check.add_arguments(verbs.add_parser("check", help="measure which clips are fit to train on"))
@@ -35,17 +37,16 @@ def _add_render(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_cache(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--dataset_config", required=True, type=Path, metavar="TOML", help="the data set")
-    parser.add_argument(
-        "--base", default="pocket-i2v", help="pocket-i2v or a local Wan2.2 pipeline folder (%(default)s)"
-    )
-    parser.add_argument("--keep_cache", action="store_true", help="keep caches of clips and settings that are gone")
-    parser.add_argument("--dry-run", action="store_true", help="check everything, list the clips, encode nothing")
+    parser.add_argument("--dataset_config", dest="config", required=True, type=Path, metavar="TOML",
+                        help="the data set")  # fmt: skip
+    add_model_arguments(parser, base=POCKET)
+    add_run_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the verb that was parsed; returns the exit status. Raises UserError."""
-    verbs = {"render": _render, "caption": data_caption.run, "check": data_check.run, "cache": _cache}
+    verbs = {"fetch": data_fetch.run, "render": _render, "caption": data_caption.run, "check": data_check.run,
+             "cache": _cache}  # fmt: skip
     return verbs[args.data_verb](args)
 
 
@@ -101,20 +102,6 @@ def _check_render(args: argparse.Namespace) -> tuple[int, int]:
 
 
 def _cache(args: argparse.Namespace) -> int:
-    from musubi_ext.generation.pipeline import resolve_base
-    from musubi_ext.orbits.config import load_dataset_config
+    from musubi_ext.orbits.cache.command import run as cache
 
-    config = load_dataset_config(args.dataset_config)
-    folder = resolve_base(args.base)
-    if args.dry_run:
-        for dataset in config.datasets:
-            source, clips = dataset.video_directory or dataset.video_jsonl_file, dataset.clips()
-            frames = ", ".join(map(str, dataset.target_frames))
-            width, height = dataset.resolution
-            print(f"{source}: {len(clips)} clips → {dataset.cache_directory}, {width}x{height}, {frames} frames")
-        print(f"condition {config.orbit.condition}, held out {config.orbit.holdout:.0%}, mirror {config.orbit.mirror}")
-        return 0
-    from musubi_ext.orbits.cache.write import cache_dataset
-
-    summary = cache_dataset(config, folder, keep_stale=args.keep_cache, progress=True)
-    return 1 if summary.bad else 0
+    return cache(args)

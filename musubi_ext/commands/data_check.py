@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -86,7 +87,7 @@ def _prepared(args: argparse.Namespace) -> tuple[DatasetConfig, Thresholds, Engi
 def _print_plan(config: DatasetConfig, limits: Thresholds, clips: int, folder: Path) -> None:
     print(f"{config.path}: {clips} clips would be checked, the report written to {folder}")
     for name, limit in limits.as_dict().items():
-        print(f"  {name} = {'false' if limit is None else str(limit).lower()}")
+        print(f"  {name} = {json.dumps(False if limit is None else limit)}")  # JSON's scalars are TOML's
 
 
 @contextmanager
@@ -101,10 +102,14 @@ def _progress(console: Console) -> Iterator[Callable[[int, int], None]]:
 
 def _print_result(console: Console, config: DatasetConfig, limits: Thresholds, verdicts: Sequence[Verdict]) -> None:
     from musubi_ext.errors import shown
-    from musubi_ext.orbits.checks.verdicts import FIT
+    from musubi_ext.orbits.checks.verdicts import FIT, conventions_of
     from musubi_ext.orbits.report.write import counts
 
     console.print(_table(config, limits, verdicts))
+    for convention in conventions_of(config, limits, verdicts):
+        table = f" of [[datasets]] {convention.dataset}" if len(config.datasets) > 1 else ""
+        sentence = f"directions in the captions{table}: {convention.sentence()}"
+        console.print(sentence, markup=False, highlight=False)
     rejected = [verdict for verdict in verdicts if verdict.state != FIT]
     for verdict in rejected[:LISTED]:
         reasons = "; ".join(reason.text for reason in verdict.reasons)

@@ -5,7 +5,7 @@ conversion rounds 10 bits to 8 and drops alpha without compositing, and its choi
 variable rate's timestamps say. One rule differs: it ignores the rotation that phones record and trains on frames that
 lie on their side; here they are turned upright. A clip without such a record, the common case, gives equal caches.
 
-What a file can make us do is bounded (`decode_container`), but libav still runs in this process: `decoding` has the
+What a file can make us do is bounded (`decode.container`), but libav still runs in this process: `decode.pool` has the
 same functions in a worker that is killed when it hangs or grows.
 """
 

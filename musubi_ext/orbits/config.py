@@ -15,15 +15,24 @@ mirror = false               # also train on each clip mirrored, its caption's d
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import toml
-
-from musubi_ext.errors import Problems, UserError
-from musubi_ext.orbits.schema import ASCENDABLE, IMAGE_ONLY, ORBIT, STEP, VIDEO, check_table, nearest
+from musubi_ext.errors import Problems, UserError, shown
+from musubi_ext.orbits.schema import (
+    ASCENDABLE,
+    LISTED,
+    ORBIT,
+    STEP,
+    VIDEO,
+    add_unknown,
+    check_table,
+    found,
+    read_toml,
+)
 from musubi_ext.orbits.sources import Clip, directory_clips, jsonl_clips
 
 
@@ -56,9 +65,13 @@ class VideoDataset:
 
     def find_clips(self, problems: Problems) -> tuple[Clip, ...]:
         """As `clips`, recording what is wrong in `problems` instead of raising."""
-        if self.video_jsonl_file is not None:
+        if self.video_jsonl_file is None:
+            return directory_clips(Path(self.video_directory or ""), self.caption_extension or "", problems)
+        try:
             return jsonl_clips(self.video_jsonl_file, problems)
-        return directory_clips(Path(self.video_directory or ""), self.caption_extension or "", problems)
+        except RecursionError:
+            problems.add(shown(self.video_jsonl_file), "expected one clip a line, found JSON that is nested too deep")
+            return ()
 
 
 @dataclass(frozen=True)
@@ -87,47 +100,43 @@ def load_dataset_config(path: Path | str, *, check_files: bool = True) -> Datase
     file, the key, what was expected and what was found.
     """
     path = Path(path)
-    document = _parse(path)
+    document = read_toml(path, "a dataset TOML (see dataset_toml/ for examples)", named_toml=True)
     problems = Problems()
-    _check_document(path, document, problems)
-    problems.raise_if_any()
+    _check_document(shown(path), document, problems)
+    _raise_if_any(path, problems)
     config = _build(path, document)
     _check_datasets(config, problems)
     if check_files:
         for dataset in config.datasets:
             dataset.find_clips(problems)
-    problems.raise_if_any()
+    _raise_if_any(path, problems)
     return config
 
 
-def _parse(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise UserError(f"{path}: expected a dataset TOML, found nothing (see dataset_toml/ for examples)")
-    try:
-        return dict(toml.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, IndexError) as error:  # toml 0.10 lets an IndexError out of some malformed lines
-        raise UserError(f"{path}: not valid TOML: {error}") from error
+def _raise_if_any(path: Path, problems: Problems) -> None:
+    """Raises UserError with the first hundred mistakes and how many more there are."""
+    if more := len(problems.found[LISTED:]):
+        raise UserError([*problems.found[:LISTED], f"{shown(path)}: and {more} more mistakes"])
+    problems.raise_if_any()
 
 
-def _check_document(path: Path, document: Mapping[str, Any], problems: Problems) -> None:
-    for key in sorted(document.keys() - {"general", "datasets", "orbit"}):
-        problems.add(f"{path} {key}", "unknown key", nearest(key, ("general", "datasets", "orbit")))
-    for name, keys in (("general", ASCENDABLE), ("orbit", ORBIT)):
-        table = document.get(name, {})
+def _check_document(name: str, document: Mapping[str, Any], problems: Problems) -> None:
+    tables = {"general": ASCENDABLE, "orbit": ORBIT}
+    for key in sorted(document.keys() - {"datasets", *tables}):
+        add_unknown(name, key, ("datasets", *tables), problems)
+    for title, keys in tables.items():
+        table = document.get(title, {})
         if isinstance(table, dict):
-            misplaced = [key for key in table if key in VIDEO and key not in keys]
-            for key in misplaced:
-                problems.add(f"{path} [{name}] {key}", "does not belong in this table", "move it to [[datasets]]")
-            rest = {key: value for key, value in table.items() if key not in misplaced}
-            check_table(f"{path} [{name}]", rest, keys, problems)
+            check_table(f"{name} [{title}]", table, keys, problems)
         else:
-            problems.add(f"{path} {name}", f"expected a table [{name}], found {table!r}")
+            problems.add(f"{name} {title}", f"expected a table [{title}], found {found(table)}")
     datasets = document.get("datasets")
     if not isinstance(datasets, list) or not datasets or not all(isinstance(table, dict) for table in datasets):
-        problems.add(f"{path} datasets", f"expected at least one [[datasets]] table, found {datasets!r}")
+        there = "nothing" if datasets is None else found(datasets)
+        problems.add(f"{name} datasets", f"expected at least one [[datasets]] table, found {there}")
         return
     for index, table in enumerate(datasets):
-        _check_dataset(f"{path} [[datasets]] {index}", {**_inherited(document), **table}, table, problems)
+        _check_dataset(f"{name} [[datasets]] {index}", {**_inherited(document), **table}, table, problems)
 
 
 def _inherited(document: Mapping[str, Any]) -> dict[str, Any]:
@@ -136,21 +145,21 @@ def _inherited(document: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _check_dataset(where: str, merged: Mapping[str, Any], table: Mapping[str, Any], problems: Problems) -> None:
-    if images := sorted(IMAGE_ONLY & table.keys()):
+    images = [key for key in ("image_directory", "image_jsonl_file") if key in table]
+    if images:
         problems.add(
             f"{where} {images[0]}",
             "image data sets are not trained here: a still image has no camera motion to learn, and as its own first "
             "frame it would teach the adapters to stand still",
             "use video_directory",
         )
-        return
-    check_table(where, table, VIDEO, problems)
+    check_table(where, {key: value for key, value in table.items() if key not in images}, VIDEO, problems)
     if "control_directory" in table:
         problems.add(f"{where} control_directory", "Wan2.2 image-to-video takes no control video", "remove the key")
     given = [key for key in ("video_directory", "video_jsonl_file") if key in table]
-    if len(given) != 1:
-        found = " and ".join(given) or "neither"
-        problems.add(where, f"expected one of video_directory and video_jsonl_file, found {found}")
+    if len(given) != 1 and not images:
+        both = " and ".join(given) or "neither"
+        problems.add(where, f"expected one of video_directory and video_jsonl_file, found {both}")
     if "video_directory" in table and "caption_extension" not in merged:
         problems.add(f"{where} caption_extension", "expected the suffix of the captions, found nothing", 'add ".txt"')
     if "video_jsonl_file" in table and "cache_directory" not in table:
@@ -179,9 +188,9 @@ def _dataset(table: dict[str, Any]) -> VideoDataset:
 
 def _check_datasets(config: DatasetConfig, problems: Problems) -> None:
     """What no single key shows: sides without buckets, a cache folder used twice, a last frame that is the first."""
-    caches: dict[Path, int] = {}
+    caches: dict[str, int] = {}
     for index, dataset in enumerate(config.datasets):
-        where = f"{config.path} [[datasets]] {index}"
+        where = f"{shown(config.path)} [[datasets]] {index}"
         if not dataset.enable_bucket and any(side % STEP for side in dataset.resolution):
             near = [max(STEP, round(side / STEP) * STEP) for side in dataset.resolution]
             problems.add(
@@ -189,7 +198,7 @@ def _check_datasets(config: DatasetConfig, problems: Problems) -> None:
                 f"expected sides divisible by {STEP}, found {list(dataset.resolution)}",
                 f"use {near} or enable_bucket = true",
             )
-        other = caches.setdefault(dataset.cache_directory.resolve(), index)
+        other = caches.setdefault(os.path.realpath(dataset.cache_directory), index)
         if other != index:
             problems.add(
                 f"{where} cache_directory",

@@ -2,7 +2,7 @@
 
 Each item of the data set is a whole batch: {"latents": (B, 16, F, h, w), "latents_image": (B, 20, F, h, w),
 "t5": list of B tensors (L, D), "timesteps": None}. Unlike upstream, files are read once where memory allows, the order
-depends on seed and epoch alone, and only caches of clips in the data set are used.
+depends on seed and epoch alone, and only caches of clips in the data set, made for its settings, are used.
 """
 
 from __future__ import annotations
@@ -21,10 +21,9 @@ from safetensors import safe_open
 from torch import Tensor
 
 from musubi_ext.errors import Problems, UserError
-from musubi_ext.orbits.cache.entries import variants
-from musubi_ext.orbits.cache.files import LatentFile, latent_files, read_metadata, text_path
-from musubi_ext.orbits.config import DatasetConfig, VideoDataset
-from musubi_ext.orbits.sources import Clip
+from musubi_ext.orbits.cache.files import read_metadata
+from musubi_ext.orbits.cache.trainable import trainable
+from musubi_ext.orbits.config import DatasetConfig
 from musubi_ext.storage import sha256
 
 IN_MEMORY = 2 << 30  # bytes of caches that are held in memory; more are read as they are needed
@@ -53,8 +52,8 @@ class OrbitDataset(torch.utils.data.Dataset[Batch]):
     """Batches of one split of a cached data set.
 
     `train` is shuffled by seed + epoch (`set_epoch`); `holdout` keeps one order, so that validation losses compare.
-    Raises UserError when nothing is cached or a caption's cache is missing; with `i2v`, also the conditioning. A
-    hold-out of 0 leaves `holdout` empty.
+    Raises UserError when nothing is cached, naming the clips whose caches are stale, incomplete or without a caption,
+    and with `i2v` those without conditioning. A hold-out of 0 leaves `holdout` empty.
     """
 
     def __init__(
@@ -201,32 +200,22 @@ def _content_key(key: str) -> str:
 
 
 def _cached_items(config: DatasetConfig, i2v: bool) -> Iterator[Item]:
-    problems, count = Problems(), 0
-    for index, dataset in enumerate(config.datasets):
-        files = latent_files(dataset.cache_directory)
-        for clip in dataset.find_clips(problems):
-            for variant in variants(clip, config.orbit.mirror):
-                for file in files.get(variant.stem, []):
-                    count += 1
-                    yield from _item(index, dataset, clip, variant.stem, file, i2v, problems)
-    if not count and not problems.found:
+    problems = Problems()
+    found = trainable(config, problems)
+    if not found and not problems.found:
         raise UserError(f"{config.path}: expected cached clips, found none (cache the data set first)")
+    for one in found:
+        for file in one.files:
+            if i2v and "latents_image" not in _tensor_names(file.path):
+                fix = "cache again for image-to-video"
+                problems.add(file.path, "expected image conditioning, found latents alone", fix)
+            yield Item(one.dataset, file.path, one.text, file.window[1], file.size, one.source)
     problems.raise_if_any()
 
 
-def _item(
-    index: int, dataset: VideoDataset, clip: Clip, stem: str, file: LatentFile, i2v: bool, problems: Problems
-) -> Iterator[Item]:
-    text = text_path(dataset.cache_directory, stem)
-    with safe_open(file.path, "pt") as tensors:
-        names = {_content_key(key) for key in tensors.keys()}  # noqa: SIM118 - no mapping
-    if not text.is_file():
-        problems.add(text, "expected the caption's cache, found nothing", "cache the data set again")
-    elif i2v and "latents_image" not in names:
-        problems.add(file.path, "expected image conditioning, found latents alone", "cache again for image-to-video")
-    else:
-        source = read_metadata(file.path).get("source_sha256") or sha256(clip.path)
-        yield Item(index, file.path, text, file.window[1], file.size, source)
+def _tensor_names(path: Path) -> set[str]:
+    with safe_open(path, "pt") as tensors:
+        return {_content_key(key) for key in tensors.keys()}  # noqa: SIM118 - no mapping
 
 
 def _chunks(items: list[Item], size: int) -> list[list[Item]]:

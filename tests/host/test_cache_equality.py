@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import multiprocessing
 import sys
 from collections.abc import Iterator
@@ -17,15 +18,19 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from musubi_ext.errors import UserError
 from musubi_ext.hosts.musubi.importing import import_host_module
 from musubi_ext.orbits.cache.encoders import Encoders
+from musubi_ext.orbits.cache.files import read_metadata
 from musubi_ext.orbits.cache.models import ModelFiles
+from musubi_ext.orbits.cache.status import cache_status
 from musubi_ext.orbits.cache.wan_text import load_text_encoder
 from musubi_ext.orbits.cache.wan_vae import load_vae
 from musubi_ext.orbits.cache.write import cache_dataset
 from musubi_ext.orbits.config import DatasetConfig, load_dataset_config
 from musubi_ext.orbits.dataset import OrbitDataset
 from musubi_ext.pocket.text import build_text_encoder, build_tokenizer
+from musubi_ext.storage import sha256
 from musubi_ext.video import write_mp4
 
 TOML = """
@@ -128,21 +133,81 @@ def test_names_keys_and_numbers_are_upstreams(
         torch.testing.assert_close(mine["latents_image"], their["latents_image"], atol=1e-5, rtol=0)
 
 
-@pytest.mark.usefixtures("small")
-def test_upstreams_loader_reads_ours(upstream: ModuleType, vae_file: Path, clips: Path, tmp_path: Path) -> None:
-    toml, config = config_of(tmp_path, clips, "ours")
-    cache_dataset(config, encoders_of(vae_file), progress=False)
+def upstreams_group(upstream: ModuleType, toml: Path) -> Any:
+    """Upstream's own data sets of a TOML, ready for training."""
     utils = import_host_module("musubi_tuner.dataset.config_utils")
     generator = utils.BlueprintGenerator(utils.ConfigSanitizer())
     arguments = upstream.wan_setup_parser(upstream.cache_latents.setup_parser_common())
     args = arguments.parse_args(["--dataset_config", str(toml)])
     blueprint = generator.generate(utils.load_user_config(str(toml)), args, architecture="wan")
     epoch = multiprocessing.Value("i", 0)
-    group = utils.generate_dataset_group_by_blueprint(
+    return utils.generate_dataset_group_by_blueprint(
         blueprint.dataset_group, training=True, num_timestep_buckets=None, shared_epoch=epoch
     )
+
+
+@pytest.mark.usefixtures("small")
+def test_upstreams_loader_reads_ours(upstream: ModuleType, vae_file: Path, clips: Path, tmp_path: Path) -> None:
+    toml, config = config_of(tmp_path, clips, "ours")
+    cache_dataset(config, encoders_of(vae_file), progress=False)
+    group = upstreams_group(upstream, toml)
     assert group.num_train_items == 9
     assert {tuple(batch["latents_image"].shape[1:3]) for batch in group} == {(20, 3), (20, 5)}
+
+
+@pytest.mark.usefixtures("small")
+def test_upstreams_loader_reads_clips_of_one_name_each_with_its_caption(
+    upstream: ModuleType, vae_file: Path, clips: Path, tmp_path: Path
+) -> None:
+    """Upstream's own caching writes one over the other: of two clips it trains one, with the caption that came last."""
+    captions = {"a/cat.mp4": "a grey cat", "b/cat.mp4": "a red cat, and longer"}
+    for source, name in zip(sorted(clips.glob("*.mp4")), captions, strict=False):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_bytes(source.read_bytes())
+    lines = [json.dumps({"video_path": str(tmp_path / name), "caption": caption}) for name, caption in captions.items()]
+    (tmp_path / "list.jsonl").write_text("\n".join(lines))
+    table = TOML.format(clips="", cache=tmp_path / "cache").replace("[9, 17]", "[9]").replace("chunk", "head")
+    toml = tmp_path / "data.toml"
+    toml.write_text(table.replace('video_directory = ""', f'video_jsonl_file = "{tmp_path}/list.jsonl"'))
+    config, encoders = load_dataset_config(toml), encoders_of(vae_file)
+    cache_dataset(config, encoders, progress=False)
+
+    group = upstreams_group(upstream, toml)
+    assert group.num_train_items == 2
+    found = {}
+    for bucket in group.datasets[0].batch_manager.buckets.values():
+        for item in bucket:
+            found[Path(item.latent_cache_path).name] = Path(item.text_encoder_output_cache_path).name
+    ours = {item.latents.name: item.text.name for item in OrbitDataset(config).items}
+    assert found == ours
+    for clip in config.datasets[0].clips():
+        latents = next(tmp_path.glob(f"cache/{clip.stem}_*_wan.safetensors"))
+        (text,) = load_file(tmp_path / "cache" / found[latents.name]).values()
+        torch.testing.assert_close(text, encoders.encode_caption(captions[f"{clip.path.parent.name}/cat.mp4"]))
+        assert read_metadata(latents)["source_sha256"] == sha256(clip.path)
+    shapes = [(tuple(batch["latents"].shape[1:]), [len(text) for text in batch["t5"]]) for batch in group]
+    assert sorted(count for _, counts in shapes for count in counts) == sorted(
+        len(encoders.encode_caption(caption)) for caption in captions.values()
+    )
+
+
+@pytest.mark.usefixtures("small")
+def test_what_upstream_cached_is_trained_while_the_settings_are_those(
+    upstream: ModuleType, vae_file: Path, clips: Path, tmp_path: Path
+) -> None:
+    toml, config = config_of(tmp_path, clips, "theirs")
+    cache_upstream(upstream, toml, vae_file, "float32")
+    _, ours = config_of(tmp_path, clips, "ours")
+    cache_dataset(ours, encoders_of(vae_file), progress=False)
+    for path in (tmp_path / "ours").glob("*_te.safetensors"):  # upstream's texts need its own command
+        metadata = {"architecture": "wan", "caption1": read_metadata(path)["caption1"]}
+        save_file(load_file(path), tmp_path / "theirs" / path.name, metadata=metadata)
+    assert OrbitDataset(config).num_train_items == 9
+    status = cache_status(config)
+    assert (status.complete, status.stale) == (True, [])
+    toml.write_text(toml.read_text().replace("[9, 17]", "[5]"))
+    with pytest.raises(UserError, match="3 clips are cached for other settings: target_frames: "):
+        OrbitDataset(load_dataset_config(toml))
 
 
 @pytest.mark.usefixtures("small")

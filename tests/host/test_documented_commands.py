@@ -1,4 +1,4 @@
-"""Every command of the README, of docs/TRAINING.md and of the MLflow project is one that its program accepts."""
+"""Every command of the README, of the users' pages and of the MLflow project is one that its program accepts."""
 
 from __future__ import annotations
 
@@ -25,9 +25,15 @@ from musubi_ext.hosts.presets import describe_presets
 from musubi_ext.schedule.experts import Expert
 
 ROOT = Path(__file__).parents[2]
-PAGES = {"README.md": 1, "docs/TRAINING.md": 7}  # and how many trainings of ours stand in them at least
+PAGES = {
+    "README.md": 1,
+    "docs/TRAINING.md": 7,
+    "docs/DATA.md": 0,
+    "docs/DATA_CACHING.md": 0,
+}  # and how many trainings of ours stand in them at least
 OURS, UPSTREAM = "musubi_ext.wan_train_network", "src/musubi_tuner/wan_train_network.py"
 CACHING = ("musubi_tuner.wan_cache_latents", "musubi_tuner.wan_cache_text_encoder_outputs")
+OUR_CACHING = "musubi_ext.orbits.cache"
 NOT_OURS = (".", "make", "mlflow")  # programs that stand beside ours
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 VARIABLE = re.compile(r'[A-Z_]+=("[^"]*"|\S*)\s*')
@@ -128,7 +134,7 @@ def test_there_are_commands() -> None:
 
 def test_no_program_is_left_out() -> None:
     """In the training page; the README's blocks hold listings too."""
-    known = {OURS, UPSTREAM, *CACHING, "musubi-ext", *NOT_OURS}
+    known = {OURS, UPSTREAM, *CACHING, OUR_CACHING, "musubi-ext", *NOT_OURS}
     assert {each.program for each in documented() if each.page != "README.md"} <= known
 
 
@@ -158,6 +164,13 @@ def test_caching_is_read_by_upstream(host: ModuleType) -> None:
 
     assert len(of(*CACHING)) == 2
     assert refusals(CACHING, read) == []
+
+
+def test_caching_is_read_by_us() -> None:
+    from musubi_ext.orbits.cache.command import build_parser
+
+    assert {each.page for each in of(OUR_CACHING)} == {*PAGES} - {"README.md"}
+    assert refusals((OUR_CACHING,), lambda each: build_parser().parse_args(each.words)) == []
 
 
 def test_verbs_are_read_by_the_command_line() -> None:

@@ -16,7 +16,8 @@ from safetensors.torch import load_file
 
 from musubi_ext.errors import UserError
 from musubi_ext.orbits.cache.encoders import Encoders
-from musubi_ext.orbits.cache.write import CacheSummary, cache_dataset
+from musubi_ext.orbits.cache.summary import CacheSummary
+from musubi_ext.orbits.cache.write import cache_dataset
 from musubi_ext.orbits.clips import load_frames
 from musubi_ext.orbits.conditioning import clip_condition
 from musubi_ext.orbits.config import DatasetConfig, OrbitOptions, VideoDataset

@@ -10,51 +10,27 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from cache_data import data, run, stamps
 from safetensors.torch import load_file, save_file
 
 from musubi_ext.commands import cache as command
-from musubi_ext.errors import UserError
+from musubi_ext.errors import Problems, UserError
 from musubi_ext.orbits.cache import entries, files, space
 from musubi_ext.orbits.cache import run as cache_run
 from musubi_ext.orbits.cache.command import main
 from musubi_ext.orbits.cache.files import latent_files
 from musubi_ext.orbits.cache.index import CacheIndex
 from musubi_ext.orbits.cache.models import ModelFiles
+from musubi_ext.orbits.cache.processes import Alone
 from musubi_ext.orbits.cache.status import cache_status
-from musubi_ext.orbits.cache.write import Alone, CacheSummary, cache_dataset
+from musubi_ext.orbits.cache.trainable import trainable
+from musubi_ext.orbits.cache.write import cache_dataset
 from musubi_ext.orbits.config import load_dataset_config
 from musubi_ext.video import write_mp4
-
-TOML = """
-[general]
-resolution = [{side}, {side}]
-caption_extension = ".txt"
-[[datasets]]
-video_directory = "{folder}/clips"
-cache_directory = "{folder}/cache"
-target_frames = [5]
-"""
-
-
-def data(folder: Path, count: int = 5, side: int = 32) -> Path:
-    (folder / "clips").mkdir(parents=True)
-    for index in range(count):
-        frames = np.random.default_rng(index).integers(0, 256, (5, side, side, 3), dtype=np.uint8)
-        write_mp4(folder / "clips" / f"clip_{index}.mp4", frames, 16)
-        (folder / "clips" / f"clip_{index}.txt").write_text(f"camera circles right to left, car {index}")
-    (folder / "data.toml").write_text(TOML.format(folder=folder, side=side))
-    return folder / "data.toml"
-
-
-def run(toml: Path, pipeline: Path) -> CacheSummary:
-    return cache_dataset(load_dataset_config(toml), ModelFiles(base=pipeline), progress=False)
-
-
-def stamps(toml: Path) -> dict[str, int]:
-    return {path.name: path.stat().st_mtime_ns for path in sorted((toml.parent / "cache").iterdir())}
 
 
 def test_a_second_run_decodes_hashes_and_loads_nothing(
@@ -85,12 +61,16 @@ def test_without_the_index_a_clip_is_hashed_again_and_still_recognised(tmp_path:
 
 
 def test_a_torn_line_of_the_index_is_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "cache").mkdir()
     index = CacheIndex(tmp_path / "cache")
     index.put("source", "a", (1, 2), "x")
     index.put("source", "b", (3, 4), "y")
     index.save()
     index.path.write_text(index.path.read_text()[:-9])
+    index.put("source", "d", (7, 8), "on a line of its own")
+    index.save()
     again = CacheIndex(tmp_path / "cache", process=1)
+    assert again.get("source", "d", (7, 8)) == "on a line of its own"
     assert (again.get("source", "a", (1, 2)), again.get("source", "b", (3, 4))) == ("x", None)
     assert again.get("source", "a", (1, 3)) is None
     again.put("source", "c", (5, 6), "z")
@@ -134,7 +114,7 @@ def test_too_little_room_is_refused_before_anything_is_decoded(
 def test_estimates_are_from_above(tmp_path: Path, tiny_pipeline: Path) -> None:
     toml = data(tmp_path)
     plans = cache_status(load_dataset_config(toml)).plans
-    (estimate,) = space.bytes_needed(plans, 4).values()
+    (estimate,) = space.bytes_needed(space.workloads(plans), 4).values()
     run(toml, tiny_pipeline)
     written = sum(path.stat().st_size for path in (tmp_path / "cache").glob("*_wan.safetensors"))
     assert written <= estimate <= 1.5 * written
@@ -145,8 +125,8 @@ def test_shares_are_disjoint_and_together_everything(tmp_path: Path, tiny_pipeli
     class Later(Alone):
         """What the other processes report arrives when this one asks: here they have not begun."""
 
-        def gather(self, value: CacheSummary) -> list[CacheSummary]:
-            return [value, *(CacheSummary() for _ in range(self.count - 1))]
+        def gather(self, value: Any) -> list[Any]:
+            return [value, *(type(value)() for _ in range(self.count - 1))]
 
     config = load_dataset_config(data(tmp_path))
     for index in reversed(range(count)):
@@ -175,7 +155,7 @@ def test_killed_at_any_moment_it_goes_on(tmp_path: Path, tiny_pipeline: Path) ->
     process = subprocess.Popen(words, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     try:
         deadline = time.monotonic() + 60
-        while not (tmp_path / "cache").is_dir() and time.monotonic() < deadline and process.poll() is None:
+        while not list((tmp_path / "cache").glob("clip*")) and time.monotonic() < deadline and process.poll() is None:
             time.sleep(0.005)
     finally:
         process.send_signal(signal.SIGKILL)
@@ -185,7 +165,9 @@ def test_killed_at_any_moment_it_goes_on(tmp_path: Path, tiny_pipeline: Path) ->
     summary = run(toml, tiny_pipeline)
     assert summary.skipped == len(finished)
     assert summary.written == 12 - len(finished)
+    assert finished
     assert before.items() <= stamps(toml).items()
+    assert not [name for name in stamps(toml) if name.startswith(".")]
 
 
 def test_status_and_prune(tmp_path: Path, tiny_pipeline: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -235,12 +217,13 @@ def test_only_current_entries_and_upstreams_are_trainable(tmp_path: Path, tiny_p
     foreign = tmp_path / "cache" / "clip_1_00000-005_0032x0032_wan.safetensors"
     tensors = load_file(foreign)
     save_file(tensors, foreign, metadata=files.FORMAT)
-    config = load_dataset_config(toml)
-    (dataset,) = config.datasets
-    index = CacheIndex(dataset.cache_directory)
-    known = entries.Recognition(config.orbit, index, latent_files(dataset.cache_directory))
-    found = [len(files) for clip in dataset.clips() for files in known.trainable(dataset, clip).values()]
-    assert found == [0, 1, 1]
+    problems = Problems()
+    found = trainable(load_dataset_config(toml), problems)
+    names = [file.path.name for one in found for file in one.files]
+    assert names == [foreign.name, foreign.name.replace("1", "2", 1)]
+    assert [one.vae != "" for one in found] == [False, True]
+    assert len(problems.found) == 1
+    assert "cached for other settings: the clip itself: " + str(tmp_path / "clips" / "clip_0.mp4") in problems.found[0]
 
 
 def test_a_dry_run_writes_nothing(tmp_path: Path, tiny_pipeline: Path, capsys: pytest.CaptureFixture[str]) -> None:

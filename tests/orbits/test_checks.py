@@ -11,12 +11,12 @@ import pytest
 
 from musubi_ext.errors import UserError
 from musubi_ext.orbits.checks import measures
-from musubi_ext.orbits.checks.captions import caption_fault
+from musubi_ext.orbits.checks.captions import Convention
 from musubi_ext.orbits.checks.clip import Measured
 from musubi_ext.orbits.checks.duplicates import BITS, BLOCK, look, nearest_before
 from musubi_ext.orbits.checks.sources import Listed
-from musubi_ext.orbits.checks.thresholds import Thresholds, load_thresholds
-from musubi_ext.orbits.checks.verdicts import CHECKS, FIT, UNFIT, UNREADABLE, Verdict, judge
+from musubi_ext.orbits.checks.thresholds import AUTO, CAMERA, PICTURE, Thresholds, load_thresholds
+from musubi_ext.orbits.checks.verdicts import CHECKS, FIT, UNFIT, UNREADABLE, Verdict, conventions_of, judge
 from musubi_ext.orbits.config import DatasetConfig, VideoDataset
 
 TOML = Path(__file__).parents[2] / "dataset_toml" / "checks.toml"
@@ -122,22 +122,122 @@ def test_nearest_before_is_what_comparing_all_pairs_finds() -> None:
         assert found[clip].distance == pytest.approx(least)  # type: ignore[union-attr]
 
 
+RIGHT, LEFT = "camera circles left to right, a cat", "camera circles right to left, a cat"  # the camera's own way
+Spoken = tuple[str, int, float]  # caption, direction measured, its confidence
+
+
+def judged(limits: Thresholds, *clips: Spoken, config: DatasetConfig = CONFIG) -> tuple[list[str], list[Convention]]:
+    """What is wrong with each clip's caption, and the conventions found. Clips go round the data sets in turn."""
+    tables = len(config.datasets)
+    listed = [Listed(index % tables, Path(f"{index}.mp4"), clip[0]) for index, clip in enumerate(clips)]
+    looks = np.random.default_rng(0).bytes(len(clips) * BITS // 8).hex()
+    measured = [
+        replace(
+            GOOD,
+            direction=way,
+            values={**GOOD.values, "confidence": sure},
+            look=looks[index * BITS // 4 :][: BITS // 4],
+        )
+        for index, (_, way, sure) in enumerate(clips)
+    ]
+    verdicts = judge(config, limits, listed, [str(index) for index in range(len(clips))], measured)
+    assert all({reason.check for reason in one.reasons} <= {"caption"} for one in verdicts)
+    faults = ["; ".join(reason.text for reason in one.reasons) for one in verdicts]
+    return faults, list(conventions_of(config, limits, verdicts))
+
+
+SAME, OTHER = (LEFT, +1, 0.9), (LEFT, -1, 0.93)  # captions that mean the camera's own way, and the picture's
+
+
 @pytest.mark.parametrize(
-    ("caption", "measured", "confidence", "fault"),
+    ("clips", "name", "follow", "wrong"),
     [
-        ("camera circles right to left, a cat", +1, 0.9, ""),
-        ("camera circles right to left, a cat", -1, 0.9, "the caption says right to left, the camera circles left to"),
-        ("Eye Level, Circle Left->Right", +1, 0.9, "the caption says left to right, the camera circles right to left"),
-        ("camera circles right to left, a cat", -1, 0.3, ""),
-        ("camera circles right to left, a cat", 0, 0.9, ""),
-        ("a cat on a floor", -1, 0.9, ""),
-        ("camera circles right to left, then left to right", +1, 0.9, "names both directions"),
+        ([SAME] * 5, CAMERA, 5, []),
+        ([OTHER] * 5, PICTURE, 5, []),
+        ([(RIGHT, +1, 0.9)] * 3 + [OTHER] * 2, PICTURE, 5, []),
+        ([SAME] * 4 + [OTHER], CAMERA, 4, [4]),
+        ([OTHER, SAME] + [OTHER] * 3, PICTURE, 4, [1]),
+        ([SAME] * 41 + [OTHER], CAMERA, 41, [41]),
+        ([SAME] * 79 + [OTHER] * 21, "", 0, []),
+        ([SAME] * 80 + [OTHER] * 20, CAMERA, 80, [*range(80, 100)]),
+        ([SAME] * 4, "", 0, []),
+        (
+            [SAME] * 4 + [("a cat", +1, 0.9), (LEFT, 0, 0.9), (LEFT, +1, 0.49), (LEFT + ", left to right", 1, 0.9)],
+            "",
+            0,
+            [7],
+        ),
+        ([SAME] * 5 + [(LEFT, -1, 0.49), ("a cat", -1, 0.9)], CAMERA, 5, []),
+        ([SAME] * 5 + [("camera orbits to the left", -1, 0.5)], CAMERA, 5, [5]),
+        ([], "", 0, []),
     ],
 )
-def test_captions_against_the_motion(caption: str, measured: int, confidence: float, fault: str) -> None:
-    found = caption_fault(caption, "", measured, confidence, required=True, min_confidence=0.5)
-    assert fault in found
-    assert bool(found) == bool(fault)
+def test_what_a_direction_means_is_learned_from_the_data_set(
+    clips: list[Spoken], name: str, follow: int, wrong: list[int]
+) -> None:
+    faults, (convention,) = judged(Thresholds(), *clips)
+    assert (convention.name, convention.follow, convention.learned) == (name, follow, True)
+    assert [index for index, fault in enumerate(faults) if fault] == wrong
+    assert bool(convention.unavailable) == (not name)
+    assert convention.sentence().startswith(f'"{name}"' if name else "unavailable: ")
+    assert not name or f"{follow} of {convention.clips} clips" in convention.sentence()
+
+
+def test_a_caption_against_the_data_set_is_told_by_the_other_clips() -> None:
+    faults, _ = judged(Thresholds(), *[OTHER] * 20, *[(RIGHT, +1, 0.8)] * 20, (RIGHT, -1, 0.93), (LEFT, +1, 1.0))
+    assert faults[-2:] == [
+        "the caption says left to right, but the camera circles the other way than in the 20 of 21 clips that say so"
+        " (confidence 0.93)",
+        "the caption says right to left, but the camera circles the other way than in the 20 of 21 clips that say so"
+        " (confidence 1.00)",
+    ]
+    faults, _ = judged(Thresholds(), *[OTHER] * 6, (RIGHT, -1, 0.9))  # nobody else says left to right
+    assert faults[-1] == (
+        "the caption says left to right, but the camera circles the same way as in the 6 of 6 clips that say"
+        " right to left (confidence 0.90)"
+    )
+
+
+def test_why_there_is_no_convention_is_said_with_the_remedy() -> None:
+    few = judged(Thresholds(), SAME)[1][0].sentence()
+    assert few.startswith(
+        "unavailable: 1 clip with a direction both in the caption and measured with confidence 0.5, 5"
+    )
+    assert 'set caption_direction = "camera" or "picture"' in few
+    split = judged(Thresholds(), *[SAME] * 6, *[OTHER] * 4)[1][0].sentence()
+    assert "6 of 10 clips name the camera's own way, 4 the way the subject's near side passes" in split
+    off = judged(Thresholds(caption_direction=None), *[SAME] * 6)[1][0].sentence()
+    assert off == "unavailable: caption_direction = false"
+
+
+@pytest.mark.parametrize(("setting", "wrong"), [(CAMERA, 1), (PICTURE, 0), (None, None)])
+def test_a_convention_that_is_given_holds_for_any_number_of_clips(setting: str | None, wrong: int | None) -> None:
+    faults, (convention,) = judged(Thresholds(caption_direction=setting), SAME, OTHER)
+    assert [index for index, fault in enumerate(faults) if fault] == ([] if wrong is None else [wrong])
+    assert (convention.name, convention.learned) == (setting or "", setting is None)
+    if wrong is not None:
+        assert f'(caption_direction = "{setting}")' in faults[wrong]
+        assert "as caption_direction says: 1 of 2 clips" in convention.sentence()
+
+
+def test_each_data_set_has_its_own_convention() -> None:
+    config = replace(CONFIG, datasets=(DATASET, replace(DATASET, cache_directory=Path("other")), DATASET))
+    clips = [clip for _ in range(5) for clip in (SAME, OTHER, ("a cat", 0, 0.0))]
+    faults, conventions = judged(Thresholds(), *clips, config=config)
+    assert [one.name for one in conventions] == [CAMERA, PICTURE, ""]
+    assert not any(faults)
+
+
+def test_without_a_least_confidence_every_measured_direction_counts() -> None:
+    clips = [(LEFT, -1, 0.05)] * 5
+    assert judged(Thresholds(), *clips)[1][0].name == ""
+    assert judged(Thresholds(min_confidence=None), *clips)[1][0].name == PICTURE
+
+
+def test_a_caption_that_names_both_directions_is_unfit_whatever_is_measured() -> None:
+    for caption in (f"{LEFT}, then left to right", "camera orbits left and right"):
+        (fault,), _ = judged(Thresholds(), (caption, +1, 0.9))
+        assert "names both directions" in fault
 
 
 BAD = {
@@ -210,14 +310,18 @@ def test_the_shipped_limits_are_the_defaults_and_all_of_them() -> None:
 def test_every_wrong_limit_is_named_at_once(tmp_path: Path) -> None:
     file = tmp_path / "limits.toml"
     file.write_text(
-        "other = 1\n[checks]\nmin_sharpnes = 3\nmax_cut = -1\nmax_bars = true\nrequire_caption = 0\nmax_frozen = nan\n",
+        "other = 1\n[checks]\nmin_sharpnes = 3\nmax_cut = -1\nmax_bars = true\nrequire_caption = 0\nmax_frozen = nan\n"
+        f"caption_direction = true\nmin_frames = 1{'0' * 400}\n",
         encoding="utf-8",
     )
     with pytest.raises(UserError) as raised:
         load_thresholds(file)
-    assert len(raised.value.problems) == 6
+    assert len(raised.value.problems) == 8
     assert "nearest known key: min_sharpness" in str(raised.value)
     file.write_text("[checks]\nmax_cut = false\nmin_sharpness = 7\n", encoding="utf-8")
     assert load_thresholds(file) == Thresholds(max_cut=None, min_sharpness=7.0)
+    for text, value in (("false", None), *((f'"{name}"', name) for name in (AUTO, CAMERA, PICTURE))):
+        file.write_text(f"[checks]\ncaption_direction = {text}\n", encoding="utf-8")
+        assert load_thresholds(file) == Thresholds(caption_direction=value)
     with pytest.raises(UserError, match="found nothing"):
         load_thresholds(tmp_path / "none.toml")

@@ -86,7 +86,7 @@ def test_five_mistakes_are_five_lines_naming_file_and_key(tmp_path: Path) -> Non
     assert all(line.startswith(str(path)) for line in found)
     text = "\n".join(found)
     assert "resolutoin: unknown key (nearest known key: resolution)" in text
-    assert "batch_size: expected an integer of 1 or more, found 0" in text
+    assert "batch_size: expected an integer from 1 to 1000000, found 0" in text
     assert "for 16: 13 or 17" in text
     assert "30.0" in text
     assert "[orbit] holdout: expected a share of the clips, 0 to 0.5, found 0.9" in text

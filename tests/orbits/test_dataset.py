@@ -12,31 +12,48 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from musubi_ext.errors import UserError
+from musubi_ext.orbits.cache.entries import Variant, entry_metadata
 from musubi_ext.orbits.cache.files import LatentFile, latent_path, text_path, write_latents, write_text
 from musubi_ext.orbits.config import DatasetConfig, OrbitOptions, VideoDataset
 from musubi_ext.orbits.dataset import OrbitDataset, holdout_sources, read_tensors
 
 PATIENT = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # machines under load
-SIZES = {"a": (32, 32), "b": (32, 32), "c": (32, 32), "d": (48, 32), "e": (32, 32), "f": (32, 32)}
+SIZES = {"a": (32, 32), "b": (32, 32), "c": (32, 32), "d": (64, 16), "e": (32, 32), "f": (32, 32)}
 
 
 def cached_folder(folder: Path, *, batch_size: int = 2, num_repeats: int = 1, holdout: float = 0.0) -> DatasetConfig:
-    """Six clips (empty files: training never decodes) and caches whose numbers name the clip."""
+    """Six clips (files of a letter: training never decodes) and caches whose numbers name the clip."""
     dataset = VideoDataset(
-        folder / "cache", folder, caption_extension=".txt", batch_size=batch_size, num_repeats=num_repeats
+        folder / "cache",
+        folder,
+        resolution=(32, 32),
+        enable_bucket=True,
+        caption_extension=".txt",
+        target_frames=(5,),
+        batch_size=batch_size,
+        num_repeats=num_repeats,
     )
+    config = DatasetConfig(folder / "data.toml", (dataset,), OrbitOptions(holdout=holdout))
     folder.mkdir(exist_ok=True)
     for index, (stem, size) in enumerate(SIZES.items()):
-        (folder / f"{stem}.mp4").touch()
+        (folder / f"{stem}.mp4").write_text(stem)
         (folder / f"{stem}.txt").write_text(f"clip {stem}")
-        source = hashlib.sha256(stem.encode()).hexdigest()
-        file = LatentFile(latent_path(folder / "cache", stem, (0, 5), size), stem, (0, 5), size)
-        grid = (2, size[1] // 8, size[0] // 8)
-        metadata = {"source_sha256": source, "entry": source}
-        write_latents(file, torch.full((16, *grid), float(index)), torch.full((20, *grid), 100.0 + index), metadata)
-        text = torch.full((3 + index, 8), float(index))
-        write_text(text_path(folder / "cache", stem), text, f"clip {stem}", {"text_encoder": "t"})
-    return DatasetConfig(folder / "data.toml", (dataset,), OrbitOptions(holdout=holdout))
+        cache_clip(config, stem, index, size)
+    return config
+
+
+def cache_clip(config: DatasetConfig, stem: str, value: float, size: tuple[int, int] = (32, 32)) -> Path:
+    """The finished cache of a clip: latents full of `value`, texts of 3 + `value` tokens; the latents' path."""
+    (dataset,) = config.datasets
+    source = hashlib.sha256((config.path.parent / f"{stem}.mp4").read_bytes()).hexdigest()
+    caption = (config.path.parent / f"{stem}.txt").read_text()
+    metadata = entry_metadata(config.orbit, dataset, Variant(stem, caption, False), source, "v") | {"windows": "1"}
+    file = LatentFile(latent_path(dataset.cache_directory, stem, (0, 5), size), stem, (0, 5), size)
+    grid = (2, size[1] // 8, size[0] // 8)
+    write_latents(file, torch.full((16, *grid), float(value)), torch.full((20, *grid), 100.0 + value), metadata)
+    text = torch.full((3 + int(value), 8), float(value))
+    write_text(text_path(dataset.cache_directory, stem), text, caption, {"text_encoder": "t"})
+    return file.path
 
 
 def epoch(dataset: OrbitDataset) -> list[list[str]]:
@@ -115,7 +132,8 @@ def test_fingerprint_follows_content_not_place(tmp_path: Path) -> None:
     first = OrbitDataset(here).fingerprint()
     assert len(first) == 64
     assert OrbitDataset(there).fingerprint() == first
-    write_text(text_path(there.datasets[0].cache_directory, "a"), torch.zeros(2, 8), "another", {"text_encoder": "t"})
+    (tmp_path / "there" / "a.txt").write_text("another")
+    cache_clip(there, "a", 0)
     assert OrbitDataset(there).fingerprint() != first
     assert OrbitDataset(cached_folder(tmp_path / "here", num_repeats=2)).fingerprint() != first
     assert OrbitDataset(cached_folder(tmp_path / "here", holdout=0.3)).fingerprint() != first
@@ -144,10 +162,11 @@ def test_missing_caches_are_named(tmp_path: Path) -> None:
     cache = config.datasets[0].cache_directory
     text_path(cache, "b").unlink()
     latents = latent_path(cache, "c", (0, 5), (32, 32))
-    save_file({"latents_2x4x4_float32": torch.zeros(16, 2, 4, 4)}, latents)
+    save_file({"latents_2x4x4_float32": torch.zeros(16, 2, 4, 4)}, latents, metadata={"architecture": "wan"})
     with pytest.raises(UserError) as raised:
         OrbitDataset(config)
-    assert [message.split(": ")[0] for message in raised.value.problems] == [str(text_path(cache, "b")), str(latents)]
+    assert [message.split(": ")[0] for message in raised.value.problems] == [str(cache), str(latents)]
+    assert "1 clip is without its caption's cache: " + str(tmp_path / "d" / "b.mp4") in raised.value.problems[0]
     for path in cache.iterdir():
         path.unlink()
     with pytest.raises(UserError, match="cache the data set first"):

@@ -8,7 +8,8 @@ frame followed by zeros. Two facts save most of the second, neither an approxima
 - n convolutions after the first frame, only the 2n frames that follow it can differ from each other. From there on the
   activations of zeros repeat, so they are computed once (`Run`): at full resolution 4 to 20 frames instead of all.
 
-Weights are the model's own modules; only the order of the work is ours. `tests/orbits/test_cache_causal.py` proves it.
+The rest is less traffic: each convolution's input (past, normed frames, the sides' zeros) is made in one place instead
+of by six copies. Weights are the model's own modules. `tests/orbits/test_cache_causal.py` compares it with diffusers.
 """
 
 from __future__ import annotations
@@ -18,7 +19,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
+from musubi_ext.errors import UserError
+
+PAST = 2  # frames that a causal convolution looks back
+NORM_FLOOR = 1e-12  # of torch.nn.functional.normalize
 CHUNK = 4  # pixel frames that make one latent frame, and the stride of the model's own walk
 
 
@@ -36,11 +42,9 @@ class Run:
             return self.frames[:, :, :count]
         return torch.cat([self.frames, self.frames[:, :, -1:].expand(-1, -1, count - given, -1, -1)], 2)
 
-    def last(self, count: int) -> Tensor:
-        """The last `count` ≤ `length` frames."""
-        given = self.frames.shape[2]
-        places = [min(place, given - 1) for place in range(self.length - count, self.length)]
-        return self.frames[:, :, places]
+    def last(self) -> Tensor:
+        """The last frame: (B, C, 1, H, W)."""
+        return self.frames[:, :, -1:]
 
     def each(self, function: Any) -> Run:
         """A function of every frame by itself."""
@@ -62,11 +66,12 @@ class CausalEncoder:
     """The encoder of an AutoencoderKLWan of Wan2.1's layout, which Wan2.2-A14B uses too (not TI2V-5B's).
 
     `encode_pair` gives the means of the posteriors of the clip and of what the model is given of it.
+    Raises UserError for the VAE of TI2V-5B.
     """
 
     def __init__(self, vae: Any) -> None:
         if vae.config.is_residual:
-            raise ValueError("expected the VAE of Wan2.1, found the residual one of Wan2.2-TI2V-5B")
+            raise UserError("the VAE: expected Wan2.1's, found the residual one of Wan2.2-TI2V-5B (use Wan2.1_VAE)")
         self.vae, self.encoder = vae, vae.encoder
 
     def encode(self, video: Tensor, chunk: int = CHUNK) -> Tensor:
@@ -115,7 +120,7 @@ class CausalEncoder:
         run = _residual(first, run, state)
         for attention, block in zip(encoder.mid_block.attentions, others, strict=True):
             run = _residual(block, run.each(attention), state)
-        run = _convolve(encoder.conv_out, run.each(lambda x: encoder.nonlinearity(encoder.norm_out(x))), state)
+        run = _convolve(encoder.conv_out, run, state, encoder.norm_out)
         return run.take(run.length)
 
 
@@ -129,26 +134,56 @@ def _layer(layer: Any, run: Run, state: State) -> Run:
 
 def _residual(block: Any, run: Run, state: State) -> Run:
     """`WanResidualBlock.forward`: two convolutions beside a shortcut that sees one frame at a time."""
-    shortcut = run.each(block.conv_shortcut)
-    inner = _convolve(block.conv1, run.each(lambda x: block.nonlinearity(block.norm1(x))), state)
-    inner = _convolve(block.conv2, inner.each(lambda x: block.nonlinearity(block.norm2(x))), state)
-    return Run(inner.frames + shortcut.take(inner.frames.shape[2]), run.length)
+    plain = isinstance(block.conv_shortcut, torch.nn.Identity)
+    shortcut = run if plain else run.each(lambda frames: _conv3d(block.conv_shortcut, frames))
+    inner = _convolve(block.conv1, run, state, block.norm1)
+    inner = _convolve(block.conv2, inner, state, block.norm2)
+    return Run(inner.frames.add_(shortcut.take(inner.frames.shape[2])), run.length)
 
 
-def _convolve(convolution: Any, run: Run, state: State) -> Run:
-    """A causal convolution over three frames. Two frames after the last that differs, its output repeats."""
-    past = state.past.get(convolution)
-    count = min(run.frames.shape[2] + 2, run.length)
-    frames = run.take(count)
-    state.past[convolution] = _last_two(past, run)
-    return Run(convolution(frames, past), run.length)
+def _convolve(convolution: Any, run: Run, state: State, norm: Any = None) -> Run:
+    """A causal convolution over three frames, of SiLU(norm(run)) where a norm is given.
+
+    Two frames after the last that differs, its output repeats. The input is made once, in place: the two frames before,
+    the frames given, the first of the repeated ones.
+    """
+    given = run.frames.shape[2]
+    count = min(given + PAST, run.length)
+    joined = _joined(state.past.get(convolution), run.frames, PAST, count)
+    here = joined[:, :, PAST : PAST + given]
+    if norm is not None:
+        _activate(norm, run.frames, here)
+    else:
+        here.copy_(run.frames)
+    joined[:, :, PAST + given :] = here[:, :, -1:]
+    state.past[convolution] = joined[:, :, -PAST:].clone()  # a view would keep the whole chunk alive
+    return Run(_conv3d(convolution, joined), run.length)
 
 
-def _last_two(past: Tensor | None, run: Run) -> Tensor:
-    """The last two frames seen, or the only one."""
-    if run.length == 1 and past is not None:
-        return torch.cat([past[:, :, -1:], run.frames[:, :, :1]], 2)
-    return run.last(min(2, run.length)).clone()  # a view would keep the whole chunk alive
+def _joined(past: Tensor | None, frames: Tensor, before: int, count: int) -> Tensor:
+    """Room for `before` + `count` frames, the first of them filled with the past, or with zeros at the clip's start."""
+    batch, channels, _, height, width = frames.shape
+    layout = torch.channels_last_3d if frames.device.type == "cpu" else torch.contiguous_format
+    shape = batch, channels, before + count, height, width
+    joined = torch.empty(shape, dtype=frames.dtype, device=frames.device, memory_format=layout)
+    joined[:, :, :before] = 0 if past is None else past
+    return joined
+
+
+def _activate(norm: Any, frames: Tensor, out: Tensor) -> None:
+    """SiLU of diffusers' `WanRMS_norm`, written to `out`."""
+    length = torch.linalg.vector_norm(frames, dim=1, keepdim=True).clamp_min_(NORM_FLOOR)
+    torch.mul(frames, length.reciprocal_(), out=out)
+    out.mul_(norm.gamma * norm.scale)
+    if isinstance(norm.bias, Tensor):
+        out.add_(norm.bias)
+    functional.silu(out, inplace=True)
+
+
+def _conv3d(convolution: Any, frames: Tensor) -> Tensor:
+    """`WanCausalConv3d.forward` on frames that already begin with the past: padded at the sides alone."""
+    sides = convolution._padding[2], convolution._padding[0]
+    return functional.conv3d(frames, convolution.weight, convolution.bias, convolution.stride, padding=(0, *sides))
 
 
 def _downsample(layer: Any, run: Run, state: State) -> Run:
@@ -157,12 +192,14 @@ def _downsample(layer: Any, run: Run, state: State) -> Run:
     if layer.mode != "downsample3d":
         return plane
     past = state.past.get(layer)
-    state.past[layer] = plane.last(1).clone()
+    state.past[layer] = plane.last().clone()
     if past is None:
         return plane
     length = run.length // 2
     count = min((plane.frames.shape[2] + 1) // 2 + 1, length)  # the output repeats once its three inputs do
-    return Run(layer.time_conv(torch.cat([past, plane.take(2 * count)], 2)), length)
+    joined = _joined(past, plane.frames, 1, 2 * count)
+    joined[:, :, 1:] = plane.take(2 * count)
+    return Run(_conv3d(layer.time_conv, joined), length)
 
 
 def _each_frame(function: Any, frames: Tensor) -> Tensor:

@@ -13,10 +13,12 @@ from typing import Any
 
 import ftfy
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
-from musubi_ext.errors import Problems
+from musubi_ext.errors import Problems, UserError
 from musubi_ext.orbits.cache.causal_encoder import CHUNK, CausalEncoder
+from musubi_ext.orbits.cache.wan_vae import CHANNELS, expect_layout
 from musubi_ext.orbits.conditioning import condition_mask, condition_video
 from musubi_ext.quiet import quiet_loading
 from musubi_ext.video import Frames
@@ -27,6 +29,7 @@ CPU_BYTES = 16 << 20  # of a chunk at full resolution: beyond the processor's ca
 GPU_BYTES = 640 << 20  # of the same: one clip of the full-size VAE at 832×480 in float32
 LARGEST = 8  # windows encoded together; more gained nothing
 
+PARTS = ("vae/config.json", "text_encoder/config.json", "tokenizer/tokenizer_config.json")
 SCALING = ("latents_mean", "latents_std")  # keys of the VAE's configuration, a number per channel
 
 
@@ -36,7 +39,10 @@ class Encoders:
     The text encoder, 11 GB of UMT5-XXL, goes to the VAE's device with the first caption, so only when one is missing.
     """
 
-    def __init__(self, vae: Any, text_encoder: Any, tokenizer: Any) -> None:
+    def __init__(
+        self, vae: Any, text_encoder: Any, tokenizer: Any, tokenizer_metadata: Mapping[str, str] | None = None
+    ) -> None:
+        self.tokenizer_metadata = dict(tokenizer_metadata or {})  # goes into the text caches
         self.vae = vae.eval().requires_grad_(False)
         self.text_encoder = text_encoder.eval().requires_grad_(False)
         self.tokenizer = tokenizer
@@ -44,19 +50,20 @@ class Encoders:
 
     @classmethod
     def load(cls, folder: Path | str, *, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Encoders:
-        """From a diffusers pipeline folder. Raises UserError naming each missing part."""
-        folder, problems = Path(folder), Problems()
-        for part in ("vae/config.json", "text_encoder/config.json", "tokenizer/tokenizer_config.json"):
-            if not (folder / part).is_file():
-                problems.add(folder / part, "expected a part of a Wan pipeline, found nothing", "check the folder")
-        problems.raise_if_any()
+        """From a diffusers pipeline folder. Raises UserError naming each missing part, or what is no part of it."""
+        folder = Path(folder)
+        check_folder(folder)
         from diffusers import AutoencoderKLWan
         from transformers import AutoTokenizer, UMT5EncoderModel
 
-        with quiet_loading():
-            vae = AutoencoderKLWan.from_pretrained(folder, subfolder="vae", torch_dtype=dtype).to(device)
-            text = UMT5EncoderModel.from_pretrained(folder, subfolder="text_encoder", dtype=dtype)
-            return cls(vae, text, AutoTokenizer.from_pretrained(folder / "tokenizer"))
+        try:
+            with quiet_loading():
+                vae = AutoencoderKLWan.from_pretrained(folder, subfolder="vae", torch_dtype=dtype).to(device)
+                text = UMT5EncoderModel.from_pretrained(folder, subfolder="text_encoder", dtype=dtype)
+                return cls(vae, text, AutoTokenizer.from_pretrained(folder / "tokenizer"))
+        except (OSError, ValueError, SafetensorError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise UserError(f"{folder}: expected a diffusers Wan pipeline, found: {reason} (fetch it anew)") from error
 
     @cached_property
     def vae_id(self) -> str:
@@ -151,6 +158,22 @@ class Encoders:
     def _scaled(self, mode: Tensor) -> Tensor:
         mean, std = (torch.tensor(self.vae.config[key]).view(-1, 1, 1, 1).to(mode) for key in SCALING)
         return ((mode - mean) / std).cpu().contiguous()
+
+
+def check_folder(folder: Path) -> None:
+    """Raises UserError unless a folder holds the three parts of a diffusers Wan pipeline that caching needs."""
+    problems = Problems()
+    for part in PARTS:
+        if not (folder / part).is_file():
+            problems.add(folder / part, "expected a part of a Wan pipeline, found nothing", "check the folder")
+    problems.raise_if_any()
+    vae = folder / PARTS[0]
+    try:
+        config = json.loads(vae.read_text(encoding="utf-8"))
+        channels, residual = int(config.get("z_dim", CHANNELS)), bool(config.get("is_residual", False))
+    except (OSError, ValueError, AttributeError, TypeError) as error:
+        raise UserError(f"{vae}: expected a VAE's configuration in JSON, found: {error} (fetch it anew)") from error
+    expect_layout(vae, channels, residual)
 
 
 def clean_caption(caption: str) -> str:

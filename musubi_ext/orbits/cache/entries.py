@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from musubi_ext.errors import UserError
-from musubi_ext.orbits.buckets import choose_bucket
+from musubi_ext.errors import UserError, shown
 from musubi_ext.orbits.cache.files import LatentFile, entry_key, latent_path, read_metadata, text_path
 from musubi_ext.orbits.cache.index import CacheIndex, stamp_of
 from musubi_ext.orbits.captions import mirror_caption
 from musubi_ext.orbits.conditioning import clip_condition
 from musubi_ext.orbits.config import OrbitOptions, VideoDataset
-from musubi_ext.orbits.decode.pool import DecodePool
 from musubi_ext.orbits.sources import Clip
-from musubi_ext.orbits.windows import frames_needed, windows
+from musubi_ext.orbits.windows import windows
 from musubi_ext.storage import sha256
 from musubi_ext.video import Frames
 
-MIRRORED = "-mirrored"  # appended to the stem of a mirrored clip's caches
+SETTINGS = ("resolution", "enable_bucket", "bucket_no_upscale", "frame_extraction", "target_frames", "frame_stride",
+            "frame_sample", "max_frames", "source_fps")  # fmt: skip # keys of the TOML that shape latents
 RECORDED = ("entry", "windows", "vae", "caption1", "text_encoder", "tokens")  # of a cache's metadata, in the index
 
 
@@ -35,7 +35,7 @@ class Variant:
 def variants(clip: Clip, mirror: bool) -> list[Variant]:
     """The clip, and with `mirror` its left-right reflection with the caption's directions swapped."""
     plain = Variant(clip.stem, clip.caption, False)
-    return [plain, Variant(clip.stem + MIRRORED, mirror_caption(clip.caption), True)] if mirror else [plain]
+    return [plain, Variant(clip.mirrored_stem, mirror_caption(clip.caption), True)] if mirror else [plain]
 
 
 @dataclass
@@ -59,8 +59,10 @@ class ClipPlan:
     dataset: VideoDataset
     clip: Clip
     entries: list[Entry]
+    foreign: bool = False  # not finished, but musubi-tuner's own files are there
     problem: str = ""
     pending: int = 0  # windows that are not on disk yet
+    written: list[Path] = field(default_factory=list)  # by this run
 
     @property
     def finished(self) -> bool:
@@ -83,30 +85,27 @@ class Recognition:
     def plan(self, dataset: VideoDataset, clip: Clip, vae: str | None) -> ClipPlan:
         """What is finished of a clip; with `vae` None, whichever VAE made its files. Raises UserError if unreadable."""
         source = self._source(clip.path)
+        return ClipPlan(
+            dataset, clip, [self._entry(dataset, one, source, vae) for one in variants(clip, self.orbit.mirror)]
+        )
+
+    def _entry(self, dataset: VideoDataset, variant: Variant, source: str, vae: str | None) -> Entry:
+        found = {file.path: self.metadata(file.path) for file in self.existing.get(variant.stem, [])}
+        vaes = (
+            [vae] if vae is not None else list(dict.fromkeys(data["vae"] for data in found.values() if "vae" in data))
+        )
         entries = []
-        for variant in variants(clip, self.orbit.mirror):
-            found = {file.path: self.metadata(file.path) for file in self.existing.get(variant.stem, [])}
-            made_by = vae if vae is not None else next((data["vae"] for data in found.values() if "vae" in data), "")
+        for made_by in vaes or [""]:
             metadata = entry_metadata(self.orbit, dataset, variant, source, made_by)
             entries.append(Entry(variant, metadata, _complete(found, metadata["entry"])))
-        return ClipPlan(dataset, clip, entries)
+        return next((entry for entry in entries if entry.finished), entries[0])
 
-    def trainable(self, dataset: VideoDataset, clip: Clip) -> dict[str, list[LatentFile]]:
-        """By variant's stem, the files that may be trained on: finished entries of these very settings and this very
-        clip, and files that are not ours, which say nothing of what they were made from. Raises UserError."""
-        usable = {}
-        for entry in self.plan(dataset, clip, None).entries:
-            files = self.existing.get(entry.variant.stem, [])
-            foreign = [file for file in files if self._foreign(file.path)]
-            usable[entry.variant.stem] = [file for file in files if file.path in entry.files or file in foreign]
-        return usable
-
-    def _foreign(self, path: Path) -> bool:
-        """A readable cache without our key: upstream's."""
-        return "entry" not in self.metadata(path) and bool(read_metadata(path))
+    def foreign(self, path: Path) -> bool:
+        """Whether a cache is a readable one of musubi-tuner's, without our key."""
+        return "entry" not in self.metadata(path) and "architecture" in read_metadata(path)
 
     def metadata(self, path: Path) -> dict[str, str]:
-        """A cache file's metadata as far as it decides anything; empty when it is absent or damaged."""
+        """A cache file's metadata as far as it decides anything; empty when it is absent or damaged. UserError."""
         stamp = stamp_of(path)
         known = self.index.get("file", path.name, stamp)
         if known is None:
@@ -116,51 +115,38 @@ class Recognition:
         return dict(known)
 
     def _source(self, path: Path) -> str:
-        stamp = stamp_of(path)
-        known = self.index.get("source", str(path), stamp)
-        if known is None:
-            try:
+        try:
+            stamp = stamp_of(path)
+            known = self.index.get("source", str(path), stamp)
+            if known is None:
                 known = sha256(path)
-            except OSError as error:
-                raise UserError(f"{path}: cannot be read: {error.strerror} (check its permissions)") from error
-            self.index.put("source", str(path), stamp, known)
+                self.index.put("source", str(path), stamp, known)
+        except OSError as error:
+            raise UserError(f"{shown(path)}: cannot be read: {error.strerror} (check its permissions)") from error
         return str(known)
 
 
 def entry_metadata(
     orbit: OrbitOptions, dataset: VideoDataset, variant: Variant, source: str, vae: str
 ) -> dict[str, str]:
-    """What an entry is made from; "entry" is the hash of it all and of every setting that shapes it."""
+    """What an entry is made from; "entry" is the hash of it all and of every setting that shapes it, "settings" those
+    settings as JSON, so that a stale entry can say which of them it was made for."""
     made_from = {"source_sha256": source, "condition": clip_condition(orbit.condition, source), "vae": vae}
-    settings = {
+    keyed = {
         "resolution": [*dataset.resolution, dataset.enable_bucket, dataset.bucket_no_upscale],
         "windows": [dataset.frame_extraction, dataset.target_frames, dataset.frame_stride, dataset.frame_sample],
         "max_frames": dataset.max_frames,
         "source_fps": dataset.source_fps,
         "mirrored": variant.mirrored,
     }
-    return {**made_from, "entry": entry_key({**made_from, **settings})}
+    settings = {key: getattr(dataset, key) for key in SETTINGS}
+    return {**made_from, "entry": entry_key({**made_from, **keyed}), "settings": json.dumps(settings)}
 
 
 def _complete(found: Mapping[Path, Mapping[str, str]], entry: str) -> set[Path]:
     """The files of this very entry if all its windows are there, else none."""
     files = {path: int(data["windows"]) for path, data in found.items() if data.get("entry") == entry}
     return set(files) if files and len(files) == max(files.values()) else set()
-
-
-def decode(dataset: VideoDataset, clip: Clip, pool: DecodePool) -> Frames:
-    """The clip's frames at its bucket's size: uint8 (F, H, W, 3). Raises UserError when it cannot be used."""
-    info = pool.probe(clip.path)
-    size = choose_bucket(
-        info.size, dataset.resolution, enable_bucket=dataset.enable_bucket, no_upscale=dataset.bucket_no_upscale
-    )
-    frames = pool.load(clip.path, size, limit=frames_needed(dataset), source_fps=dataset.source_fps)
-    if not windows(dataset, len(frames)):
-        raise UserError(
-            f"{clip.path}: expected at least {min(dataset.target_frames)} frames, found {len(frames)}"
-            " (use a longer clip or fewer target_frames)"
-        )
-    return frames
 
 
 @dataclass(frozen=True)

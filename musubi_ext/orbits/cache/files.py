@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from collections import defaultdict
 from collections.abc import Mapping
@@ -28,9 +29,11 @@ from musubi_ext.storage import atomic_path
 
 FORMAT = {"architecture": "wan", "format_version": "1.0.1"}
 _LATENT = re.compile(
-    r"(?P<stem>.+)_(?P<start>\d{5,})-(?P<frames>\d{3,})_(?P<width>\d{4,})x(?P<height>\d{4,})_wan\.safetensors"
+    r"(?P<stem>.+)_(?P<start>\d{5,})-(?P<frames>\d{3,})_(?P<width>\d{4,})x(?P<height>\d{4,})_wan\.safetensors",
+    re.DOTALL,
 )
-_TEXT = re.compile(r"(?P<stem>.+)_wan_te\.safetensors")
+_TEXT = re.compile(r"(?P<stem>.+)_wan_te\.safetensors", re.DOTALL)
+_LEFTOVER = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{8}\.safetensors", re.DOTALL)  # of `storage.atomic_path`
 
 
 @dataclass(frozen=True)
@@ -54,19 +57,40 @@ def text_path(folder: Path, stem: str) -> Path:
 
 
 def latent_files(folder: Path) -> dict[str, list[LatentFile]]:
-    """Every latent cache of a folder by the stem of its clip, sorted by name."""
+    """Every latent cache of a folder by the stem of its clip, sorted by name. Raises UserError."""
     found: defaultdict[str, list[LatentFile]] = defaultdict(list)
-    for path in sorted(folder.glob("*_wan.safetensors")):
-        if match := _LATENT.fullmatch(path.name):
-            start, frames, width, height = (int(match[name]) for name in ("start", "frames", "width", "height"))
-            found[match["stem"]].append(LatentFile(path, match["stem"], (start, frames), (width, height)))
+    for name in _names(folder):
+        if match := _LATENT.fullmatch(name):
+            start, frames, width, height = (int(match[part]) for part in ("start", "frames", "width", "height"))
+            file = LatentFile(folder / name, match["stem"], (start, frames), (width, height))
+            found[match["stem"]].append(file)
     return dict(found)
 
 
 def text_files(folder: Path) -> dict[str, Path]:
-    """Every text cache of a folder by the stem of its clip."""
-    paths = folder.glob("*_wan_te.safetensors")
-    return {match["stem"]: path for path in paths if (match := _TEXT.fullmatch(path.name))}
+    """Every text cache of a folder by the stem of its clip. Raises UserError."""
+    return {match["stem"]: folder / name for name in _names(folder) if (match := _TEXT.fullmatch(name))}
+
+
+def leftovers(folder: Path) -> list[Path]:
+    """Caches under their temporary names: of a run that is writing them, or that was killed. Raises UserError."""
+    matches = [match for name in _names(folder) if (match := _LEFTOVER.fullmatch(name))]
+    return [
+        folder / match.string
+        for match in matches
+        if _LATENT.fullmatch(match["name"] + ".safetensors") or _TEXT.fullmatch(match["name"] + ".safetensors")
+    ]
+
+
+def _names(folder: Path) -> list[str]:
+    """Names of a folder's files, links to files included, sorted; none where there is no folder."""
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(entry.name for entry in entries if entry.is_file())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be read: {error.strerror or error} (check its permissions)") from error
 
 
 def entry_key(made_from: Mapping[str, Any]) -> str:
@@ -96,12 +120,14 @@ def _write(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> 
 
 
 def read_metadata(path: Path) -> dict[str, str]:
-    """A cache file's metadata; empty when it is absent or damaged, so that it is written anew."""
+    """A cache file's metadata; empty when it is absent or damaged, so that it is written anew. Raises UserError."""
     try:
         with safe_open(path, "pt") as file:
             return dict(file.metadata() or {})
     except (FileNotFoundError, SafetensorError):
         return {}
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror or error} (check its permissions)") from error
 
 
 def dtype_name(tensor: Tensor) -> str:

@@ -2,13 +2,17 @@
 
 One hidden file beside each cache folder, `.NAME.musubi-ext.jsonl`, a fact a line: `[kind, key, stamp, value]`. A stamp
 is [size, modification time in ns]; a fact holds while its file's stamp is the recorded one (rsync, make and git trust
-the same two numbers). Lines are only ever appended, so a killed run loses at most its last line; processes of one run
-write files of their own (`….1.jsonl`) that the first one gathers at the end. Deleting it costs time and nothing else.
+the same two numbers). Lines are only ever appended, many in one write, so a killed run loses at most its last line and
+trainings that start together do not cut each other's; processes of one caching run write files of their own
+(`….1.jsonl`) that the first one gathers at the end. Losing it costs time and nothing else: where it cannot be written,
+a read-only disk or a full one, it is not.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +25,9 @@ class CacheIndex:
     """The facts beside one cache folder: `source` (SHA-256 of a clip), `file` (a cache's metadata), `model` (ids)."""
 
     def __init__(self, folder: Path, process: int = 0) -> None:
-        self.folder = folder
+        self.folder = Path(os.path.abspath(folder))  # "." has no name
         suffix = f".{process}" if process else ""
-        self.path = folder.parent / f".{folder.name}.musubi-ext{suffix}.jsonl"
+        self.path = self.folder.parent / f".{self.folder.name}.musubi-ext{suffix}.jsonl"
         self.facts: dict[tuple[str, str], tuple[Stamp, Any]] = {}
         self._new: list[str] = []
         for path in self._files():
@@ -41,11 +45,10 @@ class CacheIndex:
             self._new.append(json.dumps([kind, key, stamp, value]))
 
     def save(self) -> None:
-        """Append what is new."""
-        if self._new:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with open(self.path, "a", encoding="utf-8") as file:
-                file.write("\n".join(self._new) + "\n")
+        """Append what is new, where that is possible and the folder itself is there."""
+        if self._new and self.folder.is_dir():
+            with contextlib.suppress(OSError):
+                _append(self.path, "\n".join(self._new) + "\n")
             self._new.clear()
 
     def gather(self) -> None:
@@ -60,15 +63,24 @@ class CacheIndex:
         ]
         others = [path for path in self._files() if path != self.path]
         if lines and (others or _lines(self.path) > len(lines)):
-            write_text(self.path, "\n".join(lines) + "\n")
-            for path in others:
-                path.unlink()
+            with contextlib.suppress(OSError):
+                write_text(self.path, "\n".join(lines) + "\n")
+                for path in [*others, *self._leftovers()]:
+                    path.unlink(missing_ok=True)
 
     def _files(self) -> list[Path]:
         return sorted(self.folder.parent.glob(f".{_escaped(self.folder.name)}.musubi-ext*.jsonl"))
 
+    def _leftovers(self) -> list[Path]:
+        """What a kill in the middle of `gather` left."""
+        return list(self.folder.parent.glob(f"..{_escaped(self.folder.name)}.musubi-ext.{'[0-9a-f]' * 8}.jsonl"))
+
     def _read(self, path: Path) -> None:
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            text = path.read_text(encoding="utf-8", errors="replace")
+        except OSError:  # gathered by another process in between, or not ours to read
+            return
+        for line in text.splitlines():
             try:
                 kind, key, stamp, value = json.loads(line)
                 self.facts[kind, key] = ((int(stamp[0]), int(stamp[1])), value)
@@ -83,6 +95,15 @@ def stamp_of(path: Path) -> Stamp | None:
     except FileNotFoundError:
         return None
     return status.st_size, status.st_mtime_ns
+
+
+def _append(path: Path, text: str) -> None:
+    """One write at the end of the file; on a line of its own, also after one that was cut short."""
+    with open(path, "a+b", buffering=0) as file:
+        end = file.seek(0, os.SEEK_END)
+        file.seek(max(end - 1, 0))
+        torn = file.read(1) not in (b"", b"\n")
+        file.write((b"\n" if torn else b"") + text.encode())
 
 
 def _escaped(name: str) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from musubi_ext.errors import Problems
-from musubi_ext.orbits.cache.encoders import Encoders
+from musubi_ext.orbits.cache.encoders import Encoders, check_folder
 from musubi_ext.orbits.cache.index import CacheIndex, stamp_of
 
 PARTS = ("vae", "text_encoder", "tokenizer")
@@ -47,15 +47,30 @@ class ModelFiles:
         """Loaded at first use. Raises UserError naming each missing part."""
         if self.base is not None:
             return Encoders.load(self.base, device=self.device, dtype=self.vae_dtype)
-        from musubi_ext.orbits.cache.wan_text import load_text_encoder, load_tokenizer
+        from musubi_ext.orbits.cache.wan_text import find_tokenizer, load_text_encoder, load_tokenizer
         from musubi_ext.orbits.cache.wan_vae import load_vae
 
         problems = Problems()
         vae = problems.collect(lambda: load_vae(self.vae or Path(), device=self.device, dtype=self.vae_dtype))
         text = problems.collect(lambda: load_text_encoder(self.t5 or Path()))
-        tokenizer = problems.collect(lambda: load_tokenizer(self.tokenizer))
+        files = problems.collect(lambda: find_tokenizer(self.tokenizer))
+        tokenizer = problems.collect(lambda: load_tokenizer(files)) if files else None
         problems.raise_if_any()
-        return Encoders(vae, text, tokenizer)
+        return Encoders(vae, text, tokenizer, files.metadata if files else {})
+
+    def check(self) -> None:
+        """Raises UserError naming every part that is missing, or another model, as far as it shows without loading."""
+        if self.base is not None:
+            check_folder(self.base)
+            return
+        from musubi_ext.orbits.cache.wan_text import find_tokenizer
+
+        problems = Problems()
+        for path in (self.vae, self.t5):
+            if path is not None and not path.is_file():
+                problems.add(path, "expected a weight file, found nothing", "check the path")
+        problems.collect(lambda: find_tokenizer(self.tokenizer))
+        problems.raise_if_any()
 
     def ids(self, index: CacheIndex) -> ModelIds:
         """From the index while the files are unchanged, else by loading them, which is recorded."""
@@ -71,6 +86,12 @@ class ModelFiles:
         if self.base is not None:
             files = sorted(path for part in PARTS for path in (self.base / part).glob("*"))
         else:
-            files = [path for path in (self.vae, self.t5) if path] + sorted((self.tokenizer or Path("?")).glob("*"))
+            files = [path for path in (self.vae, self.t5) if path] + self._tokenizer_files()
         facts = [(str(path.resolve()), stamp_of(path)) for path in files]
         return hashlib.sha256(repr((facts, str(self.vae_dtype))).encode()).hexdigest()
+
+    def _tokenizer_files(self) -> list[Path]:
+        from musubi_ext.orbits.cache.wan_text import find_tokenizer
+
+        found = Problems().collect(lambda: find_tokenizer(self.tokenizer))  # loading says what is wrong with it
+        return sorted(found.folder.glob("*")) if found else []

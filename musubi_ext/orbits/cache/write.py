@@ -4,83 +4,43 @@
 
 An entry is keyed by content, so a second run skips it without decoding the clip, and a run that was killed goes on
 where it stopped. A clip that cannot be read is reported at the end and never stops the others. Every process takes its
-share of the clips; the first removes stale files when all have ended.
+share of the clips; the first removes stale files when all have ended. A second run on the same folder waits its turn.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from musubi_ext.errors import Problems, UserError
+from musubi_ext.errors import Problems, UserError, shown
 from musubi_ext.orbits.cache.encoders import Encoders
 from musubi_ext.orbits.cache.entries import ClipPlan, Recognition
-from musubi_ext.orbits.cache.files import latent_files
+from musubi_ext.orbits.cache.files import latent_files, leftovers
+from musubi_ext.orbits.cache.hold import hold_folders
 from musubi_ext.orbits.cache.index import CacheIndex
 from musubi_ext.orbits.cache.models import ModelFiles, ModelIds, ids_of
+from musubi_ext.orbits.cache.processes import Alone, Processes
 from musubi_ext.orbits.cache.run import LatentRun, caption_facts, write_captions
-from musubi_ext.orbits.cache.space import bytes_needed, check_room, seconds_needed
+from musubi_ext.orbits.cache.space import (
+    CannotWriteError,
+    bytes_needed,
+    check_room,
+    seconds_needed,
+    workloads,
+    writing,
+)
 from musubi_ext.orbits.cache.status import cache_status
+from musubi_ext.orbits.cache.summary import CacheSummary
 from musubi_ext.orbits.config import DatasetConfig, VideoDataset
 from musubi_ext.orbits.sources import Clip
 
 Job = tuple[VideoDataset, Clip]
-
-
-@dataclass
-class CacheSummary:
-    """What one caching run did. `bad` pairs a clip with the reason it was left out."""
-
-    written: int = 0  # clips decoded and encoded in this run (a mirrored one counts with its original)
-    skipped: int = 0  # clips whose latents were finished
-    removed: int = 0  # stale files of clips or settings that are gone
-    seconds: float = 0.0
-    bad: list[tuple[Path, str]] = field(default_factory=list)
-    truncated: list[tuple[Path, int]] = field(default_factory=list)  # captions longer than the encoder reads, in tokens
-    stopped: list[str] = field(default_factory=list)  # why the run ended early: a full disk
-
-    def report(self) -> str:
-        """A few lines for the terminal."""
-        counts = f"{self.written} encoded, {self.skipped} were ready, {len(self.bad)} left out"
-        lines = [f"caches: {counts}, {self.removed} stale removed, {self.seconds:.1f} s"]
-        lines += [f"  left out: {reason}" for _, reason in self.bad]
-        lines += [f"  caption cut: {path}: its {count} tokens are more than are read" for path, count in self.truncated]
-        return "\n".join(lines)
-
-    def add(self, other: CacheSummary) -> None:
-        """Count another process's share in."""
-        self.written, self.skipped = self.written + other.written, self.skipped + other.skipped
-        self.bad, self.truncated = self.bad + other.bad, self.truncated + other.truncated
-        self.stopped = self.stopped + other.stopped
-
-
-class Processes(Protocol):
-    """Who shares the work: this process's place, how many there are, and everyone's results in order."""
-
-    index: int
-    count: int
-
-    def gather(self, value: Any) -> list[Any]:
-        """`value` of every process, in order; returns when all have called."""
-
-
-@dataclass
-class Alone:
-    """One process."""
-
-    index: int = 0
-    count: int = 1
-
-    def gather(self, value: Any) -> list[Any]:
-        """The value itself."""
-        return [value]
 
 
 def cache_dataset(
@@ -95,29 +55,51 @@ def cache_dataset(
     """Write every missing cache of a data set; `pipeline` is a diffusers Wan folder, loaded encoders or weight files.
 
     Stale caches, of removed clips or other settings, are deleted unless `keep_stale`, as musubi-tuner does. Raises
-    UserError when the data set as a whole is wrong, the disk is full or not one clip could be read.
+    UserError when the data set as a whole is wrong, nothing can be written or not one clip could be read.
     """
     processes = processes or Alone()
     started, console = time.perf_counter(), console or Console(stderr=True)
-    jobs = _jobs(config)
-    share = jobs[processes.index :: processes.count]  # dealt one by one: neighbours are often of one length
-    run = _Share(config, pipeline, progress and processes.index == 0, console, processes.index)
-    summaries: list[CacheSummary] = processes.gather(run.cache(share))
-    summary = summaries[0]
-    for other in summaries[1:]:
-        summary.add(other)
-    if summary.stopped:
-        raise UserError(list(dict.fromkeys(summary.stopped)))
-    if len(summary.bad) == len(jobs):
-        raise UserError([f"{config.path}: no clip could be cached", *(reason for _, reason in summary.bad)])
-    if processes.index == 0:
-        summary.removed = 0 if keep_stale else _remove_stale(config, run.ids, summary)
-        for dataset in config.datasets:
-            CacheIndex(dataset.cache_directory).gather()
+    with ExitStack() as held:
+        _hold(config, processes, console, held)
+        jobs = _jobs(config)
+        share = jobs[processes.index :: processes.count]  # dealt one by one: neighbours are often of one length
+        run = _Share(config, pipeline, progress and processes.index == 0, console, processes.index)
+        summaries: list[CacheSummary] = processes.gather(run.cache(share))
+        summary = summaries[0]
+        for other in summaries[1:]:
+            summary.add(other)
+        if summary.stopped:
+            raise UserError(list(dict.fromkeys(summary.stopped)))
+        if len(summary.bad) == len(jobs):
+            raise UserError([f"{config.path}: no clip could be cached", *(reason for _, reason in summary.bad)])
+        if processes.index == 0:
+            summary.removed = 0 if keep_stale else _remove_stale(config, run.ids)
+            for dataset in config.datasets:
+                CacheIndex(dataset.cache_directory).gather()
     summary.seconds = time.perf_counter() - started
     if progress and processes.index == 0:
         console.print(summary.report(), highlight=False, markup=False)
     return summary
+
+
+def _hold(config: DatasetConfig, processes: Processes, console: Console, held: ExitStack) -> None:
+    """Keep other runs out of the cache folders: the first process locks them, the others begin when it has.
+
+    A run that finds a folder taken waits; then it finds done what the other has done.
+    """
+    refused: tuple[str, ...] = ()
+    if processes.index == 0:
+        try:
+            hold_folders(config, held, console)
+            for dataset in config.datasets:
+                for path in leftovers(dataset.cache_directory):
+                    path.unlink()
+        except UserError as error:
+            refused = error.problems
+        except OSError as error:
+            refused = (f"{error.filename}: cannot be removed: {error.strerror}",)
+    if said := [problem for problems in processes.gather(refused) for problem in problems]:
+        raise UserError(said)
 
 
 def _jobs(config: DatasetConfig) -> list[Job]:
@@ -157,9 +139,8 @@ class _Share:
         except UserError as error:
             summary.stopped += error.problems
         finally:
-            for folder, known in self.known.items():
-                if folder.is_dir():
-                    known.index.save()
+            for known in self.known.values():
+                known.index.save()
         return summary
 
     def _ids(self) -> ModelIds:
@@ -178,39 +159,50 @@ class _Share:
     def _encode(self, plans: Sequence[ClipPlan], summary: CacheSummary) -> None:
         if not plans:
             return
-        needed = bytes_needed(plans, self.encoders.vae.dtype.itemsize)
+        work = workloads(plans)
+        needed = bytes_needed(work, self.encoders.vae.dtype.itemsize)
         check_room(needed)
         if self.shown:
-            seconds = seconds_needed(plans, self.encoders)
-            size = sum(needed.values()) / 1e6
-            self.console.print(f"{len(plans)} clips to encode: at most {size:.1f} MB, about {_duration(seconds)}")
+            seconds, size = seconds_needed(work, self.encoders), sum(needed.values()) / 1e6
+            about = f", about {_duration(seconds)}" if seconds is not None else ""
+            self.console.print(f"{len(plans)} clips to encode: at most {size:.1f} MB{about}")
         with _bar(self.console, len(plans), shown=self.shown) as advance:
 
             def done(plan: ClipPlan) -> None:
                 summary.bad += [(plan.clip.path, plan.problem)] if plan.problem else []
                 summary.written += not plan.problem
                 self.known[plan.dataset.cache_directory].index.save()  # a killed run hashes no clip twice
-                advance(plan.clip.path.name)
+                advance(shown(plan.clip.path.name))
 
             LatentRun(self.encoders, done).run(plans)
 
     def _captions(self, plans: Sequence[ClipPlan], summary: CacheSummary) -> None:
         for plan in plans:
-            known = self.known[plan.dataset.cache_directory]
-            facts = [known.metadata(path) for path in plan.text_files()]
-            wanted = [caption_facts(entry.variant.caption, self.ids.text) for entry in plan.entries]
-            if all(one.items() <= fact.items() for one, fact in zip(wanted, facts, strict=True)):
-                tokens = max(int(fact.get("tokens", 0)) for fact in facts)
-            else:
-                tokens = write_captions(plan, self.encoders, self.ids.text)
+            try:
+                tokens = self._caption(plan)
+            except CannotWriteError:
+                raise
+            except UserError as error:  # numbers that are not finite
+                summary.bad.append((plan.clip.path, str(error)))
+                continue
             if tokens > self.ids.text_tokens:
                 summary.truncated.append((plan.clip.path, tokens))
 
+    def _caption(self, plan: ClipPlan) -> int:
+        """Tokens of a clip's longest caption, its embeddings written unless they are there."""
+        known = self.known[plan.dataset.cache_directory]
+        facts = [known.metadata(path) for path in plan.text_files()]
+        wanted = [caption_facts(entry.variant.caption, self.ids.text) for entry in plan.entries]
+        if all(one.items() <= fact.items() for one, fact in zip(wanted, facts, strict=True)):
+            return max(int(fact.get("tokens", 0)) for fact in facts)
+        return write_captions(plan, self.encoders, self.ids.text)
 
-def _remove_stale(config: DatasetConfig, ids: ModelIds, summary: CacheSummary) -> int:
+
+def _remove_stale(config: DatasetConfig, ids: ModelIds) -> int:
     stale = cache_status(config, ids.vae).stale
     for path in stale:
-        path.unlink()
+        with writing(path.parent):
+            path.unlink(missing_ok=True)
     return len(stale)
 
 

@@ -69,7 +69,7 @@ def _of_file(index: int, path: Path, extension: str, namesake: Path) -> Listed:
     if not path.is_file():
         return Listed(index, path, problem=f"expected a file, found {_kind(path)}")
     if namesake != path:
-        reason = f"shares its caption and its caches with {shown(namesake.name)} (rename one)"
+        reason = f"shares its caption with {shown(namesake.name)} (rename one)"
         return Listed(index, path, caption_problem=reason)
     caption, problem = _read_caption(path.with_name(path.stem + extension))
     return Listed(index, path, caption, problem)

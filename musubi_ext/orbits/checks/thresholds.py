@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import toml
-
-from musubi_ext.errors import Problems, UserError
-from musubi_ext.orbits.schema import nearest
+from musubi_ext.errors import Problems, shown
+from musubi_ext.orbits.schema import found, nearest, read_toml
 
 Limit = float | None  # None: measured and reported, never a reason to reject
+AUTO, CAMERA, PICTURE = "auto", "camera", "picture"  # what captions mean by a direction
 
 
 @dataclass(frozen=True)
@@ -34,11 +33,12 @@ class Thresholds:
     max_centring: Limit = 0.25  # widths: mean distance of the subject from the middle
     max_centring_spread: Limit = 0.15  # widths: how far the subject wanders
     min_loop_closure: Limit = None  # correlation of first and last frame, of sweeps that come round
-    min_confidence: Limit = None  # of the measured direction, before a caption is said to contradict it
+    caption_direction: str | None = AUTO  # AUTO: learned from the data set, CAMERA, PICTURE; None: not held against it
+    min_confidence: Limit = 0.5  # of a measured direction, before captions are held against it
     require_caption: bool = True  # false: a clip without a caption, or with an empty one, is fit
     require_orbit: bool = False  # true: a clip whose orbit cannot be measured is unfit
 
-    def as_dict(self) -> dict[str, float | bool | None]:
+    def as_dict(self) -> dict[str, float | bool | str | None]:
         """For the report: every limit by name, None where it is switched off."""
         return asdict(self)
 
@@ -50,44 +50,46 @@ def load_thresholds(path: Path | str | None) -> Thresholds:
     """
     if path is None:
         return Thresholds()
-    document, problems = _parse(Path(path)), Problems()
+    document = read_toml(Path(path), "a TOML of limits (see dataset_toml/checks.toml)")
+    path, problems = shown(Path(path)), Problems()
     for key in sorted(document.keys() - {"checks"}):
-        problems.add(f"{path} {key}", "unknown key", 'limits stand under "[checks]"')
+        problems.add(f"{path} {shown(key)[:80]}", "unknown key", 'limits stand under "[checks]"')
     table = document.get("checks", {})
     if not isinstance(table, dict):
-        problems.add(f"{path} checks", f"expected a table [checks], found {table!r}")
+        problems.add(f"{path} checks", f"expected a table [checks], found {found(table)}")
         table = {}
     values = _values(path, table, problems)
     problems.raise_if_any()
     return Thresholds(**values)
 
 
-def _values(path: Path | str, table: Mapping[str, Any], problems: Problems) -> dict[str, Any]:
-    kinds = {field.name: isinstance(field.default, bool) for field in fields(Thresholds)}
+def _values(path: str, table: Mapping[str, Any], problems: Problems) -> dict[str, Any]:
+    kinds = {field.name: type(field.default) for field in fields(Thresholds)}
     values: dict[str, Any] = {}
     for key, value in table.items():
-        number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        where = f"{path} [checks] {key}"
         if key not in kinds:
-            problems.add(f"{path} [checks] {key}", "unknown key", nearest(key, kinds))
-        elif kinds[key] and not isinstance(value, bool):
-            problems.add(f"{path} [checks] {key}", f"expected true or false, found {value!r}")
-        elif not kinds[key] and not (number and value >= 0) and value is not False:
-            problems.add(
-                f"{path} [checks] {key}", f"expected a number from 0 up, or false for no limit, found {value!r}"
-            )
-        elif kinds[key]:
-            values[key] = value
+            problems.add(f"{path} [checks] {shown(key)[:80]}", "unknown key", nearest(key, kinds))
+        elif kinds[key] is bool:
+            if isinstance(value, bool):
+                values[key] = value
+            else:
+                problems.add(where, f"expected true or false, found {found(value)}")
+        elif value is False:
+            values[key] = None
+        elif kinds[key] is str:
+            if value in (AUTO, CAMERA, PICTURE):
+                values[key] = value
+            else:
+                problems.add(where, f'expected "{AUTO}", "{CAMERA}", "{PICTURE}" or false, found {found(value)}')
+        elif _is_limit(value):
+            values[key] = float(value)
         else:
-            values[key] = None if value is False else float(value)
+            problems.add(where, f"expected a number from 0 up, or false for no limit, found {found(value)}")
     return values
 
 
-def _parse(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise UserError(f"{path}: expected a TOML of limits, found nothing (see dataset_toml/checks.toml)")
-    try:
-        return dict(toml.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, IndexError) as error:  # toml 0.10 lets an IndexError out of some malformed lines
-        raise UserError(f"{path}: not valid TOML: {error}") from error
-    except OSError as error:
-        raise UserError(f"{path}: expected a readable file, found: {error.strerror}") from error
+def _is_limit(value: Any) -> bool:
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return False
+    return 0 <= value <= sys.float_info.max  # also no nan, and no integer beyond every decimal

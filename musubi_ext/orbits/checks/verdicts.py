@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from musubi_ext.errors import shown
-from musubi_ext.orbits.checks.captions import caption_fault
+from musubi_ext.orbits.checks.captions import Convention, caption_fault, find_conventions
 from musubi_ext.orbits.checks.clip import Measured
 from musubi_ext.orbits.checks.duplicates import Nearest, nearest_before
 from musubi_ext.orbits.checks.sources import Listed
@@ -158,16 +158,25 @@ def judge(
 ) -> tuple[Verdict, ...]:
     """The verdict on every clip, in order. `digests` are SHA-256, "" for a file that could not be read."""
     copies = nearest_before(digests, [clip.look for clip in measured])
+    conventions = find_conventions(len(config.datasets), limits, zip(clips, measured, strict=True))
     verdicts = []
     for listed, digest, clip, nearest in zip(clips, digests, measured, copies, strict=True):
         values = dict(clip.values)
         if not clip.unreadable:
             values["copy_distance"] = nearest.distance if nearest else None
         reasons = _reasons(config.datasets[listed.dataset], limits, listed, clip, values)
+        if not clip.unreadable and (fault := caption_fault(listed, clip, limits, conventions)):
+            reasons.append(Reason("caption", shown(fault)))
         if nearest and _fails("copy_distance", nearest.distance, limits):
             reasons.append(Reason("copy_distance", _copy(nearest, shown(clips[nearest.index].path))))
         verdicts.append(Verdict(listed, digest, clip, values, tuple(reasons)))
     return tuple(verdicts)
+
+
+def conventions_of(config: DatasetConfig, limits: Thresholds, verdicts: Sequence[Verdict]) -> tuple[Convention, ...]:
+    """What the captions of each `[[datasets]]` table mean by a direction: what `judge` held them against."""
+    pairs = ((verdict.listed, verdict.measured) for verdict in verdicts)
+    return find_conventions(len(config.datasets), limits, pairs)
 
 
 def limit_of(check: Check, limits: Thresholds, dataset: VideoDataset) -> Limit:
@@ -190,15 +199,7 @@ def _reasons(
             reasons.append(Reason(check.name, check.sentence(clip, dataset, value, limit)))
     if limits.require_orbit and "swept_angle" in clip.unavailable:
         reasons.append(Reason("swept_angle", f"its orbit cannot be measured: {clip.unavailable['swept_angle']}"))
-    fault = caption_fault(
-        listed.caption,
-        listed.caption_problem,
-        clip.direction,
-        clip.values.get("confidence") or 0.0,
-        required=limits.require_caption,
-        min_confidence=limits.min_confidence,
-    )
-    return [*reasons, Reason("caption", shown(fault))] if fault else reasons
+    return reasons
 
 
 def _fails(name: str, value: float, limits: Thresholds) -> bool:

@@ -1,4 +1,4 @@
-"""The process that decodes: reads requests from a socket, one at a time, and answers; started by `decoding` alone.
+"""The process that decodes: reads requests from a socket, one at a time, and answers; started by `process` alone.
 
 A request is one byte, with it the file that takes the frames, then a line of JSON; the answer is a line of JSON. It
 carries no more than this because the sender may be broken: nothing is unpickled, in either direction. One byte before

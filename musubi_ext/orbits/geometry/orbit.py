@@ -1,7 +1,7 @@
 """What a clip's pixels say about its orbit: direction, swept angle, steadiness, centring, closure of the loop.
 
-Corners are followed (`tracks`), a camera that only turns is ruled out (`geometry_parallax`), and a circle about the
-subject is fitted both ways round (`geometry_adjustment`); the direction is that of the better fit. Nothing is learned,
+Corners are followed (`tracks`), a camera that only turns is ruled out (`parallax`), and a circle about the
+subject is fitted both ways round (`adjustment`); the direction is that of the better fit. Nothing is learned,
 and the focal length is estimated along. How well it does on rendered and on real clips is in docs/DATA_RESULTS.md.
 """
 

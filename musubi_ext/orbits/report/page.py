@@ -13,7 +13,16 @@ from musubi_ext.orbits.checks.captions import NAMES
 from musubi_ext.orbits.checks.clip import settings_key
 from musubi_ext.orbits.checks.store import CheckStore, clip_key
 from musubi_ext.orbits.checks.thresholds import Thresholds
-from musubi_ext.orbits.checks.verdicts import CHECKS, FIT, STATES, UNREADABLE, Check, Verdict, limit_of
+from musubi_ext.orbits.checks.verdicts import (
+    CHECKS,
+    FIT,
+    STATES,
+    UNREADABLE,
+    Check,
+    Verdict,
+    conventions_of,
+    limit_of,
+)
 from musubi_ext.orbits.config import DatasetConfig
 from musubi_ext.orbits.report.histogram import histogram
 from musubi_ext.orbits.report.style import SCRIPT, STYLE
@@ -42,6 +51,7 @@ def _page(config: DatasetConfig, limits: Thresholds, verdicts: Sequence[Verdict]
     yield '<h2>Checks</h2><div class="grid">'
     yield from (_check(check, config, limits, verdicts) for check in CHECKS)
     yield "</div>"
+    yield from _directions(config, limits, verdicts)
     yield from _rejected(config, verdicts, store)
     yield '<h2>All clips</h2><p class="faint">Sort by a click on a column.</p><div class="scroll"><table id="clips">'
     yield _head()
@@ -67,6 +77,15 @@ def _check(check: Check, config: DatasetConfig, limits: Thresholds, verdicts: Se
     return f'<div class="card"><h3>{escape(check.title)}</h3><p class="faint">{note}</p>{body}</div>'
 
 
+def _directions(config: DatasetConfig, limits: Thresholds, verdicts: Sequence[Verdict]) -> Iterator[str]:
+    """What the captions of each data set mean by a direction."""
+    yield '<h2>What “right to left” means in the captions</h2><ul class="card directions">'
+    for convention, dataset in zip(conventions_of(config, limits, verdicts), config.datasets, strict=True):
+        place = shown(dataset.video_directory or dataset.video_jsonl_file or "")
+        yield f"<li>{escape(place)}: {escape(convention.sentence())}</li>"
+    yield "</ul>"
+
+
 def _rejected(config: DatasetConfig, verdicts: Sequence[Verdict], store: CheckStore) -> Iterator[str]:
     rejected = [verdict for verdict in verdicts if verdict.state != FIT]
     yield f"<h2>Rejected clips ({len(rejected)})</h2>"
@@ -88,7 +107,7 @@ def _clip(verdict: Verdict, strip: str) -> str:
 
 
 def _head() -> str:
-    titles = ["clip", "state", *(f"{check.title}{check.unit_suffix}" for check in CHECKS), "direction", "confidence"]
+    titles = ["clip", "state", *(f"{check.title}{check.unit_suffix}" for check in CHECKS), "camera's way", "confidence"]
     cells = "".join(f"<th><button>{escape(title)}</button></th>" for title in titles)
     return f"<thead><tr>{cells}</tr></thead><tbody>"
 

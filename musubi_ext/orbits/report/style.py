@@ -19,6 +19,7 @@ p { margin: .3rem 0; } .faint { color: var(--faint); font-size: .85rem; }
 .card { background: var(--card); border: 1px solid var(--rule); border-radius: 8px; padding: .8rem; min-width: 0; }
 .clips { align-items: start; grid-template-columns: repeat(auto-fill, minmax(min(100%, 30rem), 1fr)); }
 .clip { content-visibility: auto; contain-intrinsic-size: auto 220px; }
+.directions { margin: 0; padding-left: 2rem; overflow-wrap: anywhere; }
 .clip img { display: block; max-width: 100%; height: auto; margin: .5rem 0; border-radius: 4px; }
 .clip ul { margin: .3rem 0; padding-left: 1.2rem; overflow-wrap: anywhere; }
 svg { display: block; width: 100%; height: auto; margin-top: .4rem; }

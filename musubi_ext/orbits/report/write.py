@@ -1,8 +1,9 @@
 """What `data check` writes: report.json for programs, report.html for people.
 
-report.json is strict JSON: {"schema_version", "data_set", "thresholds", "counts", "clips": [{"path", "state",
-"reasons": [{"check", "text"}], "values", "unavailable", …}]}. A value that could not be measured is null, its reason
-under "unavailable".
+report.json is strict JSON: {"schema_version", "data_set", "thresholds", "counts", "caption_directions", "clips":
+[{"path", "state", "reasons": [{"check", "text"}], "values", "unavailable", …}]}. A value that could not be measured is
+null, its reason under "unavailable". "caption_directions" has one entry per [[datasets]] table: which direction its
+captions mean ("camera", "picture", or null with the reason), and how many of how many clips follow it.
 """
 
 from __future__ import annotations
@@ -15,9 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from musubi_ext.errors import shown
+from musubi_ext.orbits.checks.captions import Convention
 from musubi_ext.orbits.checks.store import CheckStore
 from musubi_ext.orbits.checks.thresholds import Thresholds
-from musubi_ext.orbits.checks.verdicts import STATES, Verdict
+from musubi_ext.orbits.checks.verdicts import STATES, Verdict, conventions_of
 from musubi_ext.orbits.config import DatasetConfig
 from musubi_ext.orbits.report.page import write_page
 from musubi_ext.storage import atomic_path
@@ -50,6 +52,7 @@ def _write_json(path: Path, config: DatasetConfig, limits: Thresholds, verdicts:
         "data_set": shown(config.path),
         "thresholds": limits.as_dict(),
         "counts": counts(verdicts),
+        "caption_directions": [_convention(one) for one in conventions_of(config, limits, verdicts)],
     }
     with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
         file.write(json.dumps(head, indent=2, allow_nan=False).removesuffix("\n}") + ',\n  "clips": [')
@@ -63,6 +66,17 @@ def counts(verdicts: Sequence[Verdict]) -> dict[str, int]:
     """How many clips are in each state."""
     found = Counter(verdict.state for verdict in verdicts)
     return {state: found[state] for state in STATES}
+
+
+def _convention(found: Convention) -> dict[str, Any]:
+    return {
+        "dataset": found.dataset,
+        "convention": found.name or None,
+        "learned": found.learned if found.name else None,
+        "follow": found.follow if found.name else None,
+        "clips": found.clips,
+        "unavailable": found.unavailable or None,
+    }
 
 
 def _clip(verdict: Verdict) -> dict[str, Any]:

@@ -1,20 +1,13 @@
-"""Caching against musubi-tuner's `wan_cache_latents --i2v`: the same clips, VAE file and machine, ratios of one run.
+"""Caching against musubi-tuner's `wan_cache_latents --i2v`: the same clips, VAE file and machine, in one process.
 
-    MUSUBI_TUNER_HOME=… python benchmarks/data_caching.py --small 64 --full 4 --entries 2000
-
-Both sides run inside this process on one torch thread, imports and the models' loading left out of the first two
-figures and upstream's loading left out of the third. Seconds are CPU seconds of the whole process, which other programs
-on the machine do not stretch; wall seconds are printed beside them.
+Imports and the models' loading are left out of the throughput and upstream's loading is left out of the second run.
 """
 
 from __future__ import annotations
 
-import argparse
 import functools
-import os
 import shutil
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -24,9 +17,9 @@ from unittest.mock import patch
 
 import numpy as np
 import torch
-from tables import machine, table
+from safetensors.torch import load_file
 
-from musubi_ext.hosts.musubi.importing import import_host, import_host_module
+from musubi_ext.hosts.musubi.importing import import_host_module
 
 LAYOUT = {"dim_mult": [1, 2, 4, 4], "num_res_blocks": 2, "attn_scales": [], "temperal_downsample": [False, True, True]}
 TOML = """
@@ -117,8 +110,21 @@ def throughput(folder: Path, dim: int, count: int, frames: int, side: int) -> li
     our_cpu, our_wall = timed(lambda: cache_dataset(config, ours, progress=False))
     their_cpu, their_wall = timed(lambda: theirs.cache(their_toml))
     name = f"{count} clips, {frames} frames, {side}x{side}, VAE dim {dim}"
-    return [name, f"{count / their_cpu:.2f}", f"{count / our_cpu:.2f}", f"{their_cpu / our_cpu:.2f}",
-            f"{their_wall / our_wall:.2f}"]  # fmt: skip
+    rates = (f"{count / seconds:.2f} clips/s" for seconds in (their_wall, our_wall))
+    ratios = f"{their_cpu / our_cpu:.2f}", f"{their_wall / our_wall:.2f}"
+    return [name, *rates, *ratios, f"{difference(folder / 'theirs', folder / 'ours'):.1e}"]
+
+
+def difference(theirs: Path, ours: Path) -> float:
+    """The largest difference between the numbers of two folders' latent caches, which must hold the same names."""
+    names = [sorted(path.name for path in folder.glob("*_wan.safetensors")) for folder in (theirs, ours)]
+    assert names[0] == names[1], "other files"
+    worst = 0.0
+    for name in names[0]:
+        left, right = load_file(theirs / name), load_file(ours / name)
+        assert left.keys() == right.keys(), "other tensors"
+        worst = max([worst, *((left[key] - right[key]).abs().max().item() for key in left)])
+    return worst
 
 
 def second_run(folder: Path, count: int) -> list[str]:
@@ -139,34 +145,5 @@ def second_run(folder: Path, count: int) -> list[str]:
     our_cpu, our_wall = timed(lambda: cache_dataset(config, ModelFiles(base=pipeline_path()), progress=False))
     theirs = Upstream(write_vae(folder / "vae.pth", 8), 8)
     their_cpu, their_wall = timed(lambda: theirs.cache(their_toml, "--skip_existing"))
-    return [f"second run, {count} clips cached", f"{their_wall:.2f} s", f"{our_wall:.2f} s",
-            f"{their_cpu / our_cpu:.0f}", f"{their_wall / our_wall:.0f}"]  # fmt: skip
-
-
-def main() -> None:
-    """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--small", type=int, default=64, help="clips for the VAE of dim 8 (0: leave out)")
-    parser.add_argument("--full", type=int, default=4, help="clips for the full-size VAE (0: leave out)")
-    parser.add_argument("--entries", type=int, default=2000, help="clips of the second run (0: leave out)")
-    args = parser.parse_args()
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
-    import_host()
-    head = ["", "upstream", "ours", "ratio (CPU)", "ratio (wall)"]
-    rows: list[list[str]] = []
-    with tempfile.TemporaryDirectory() as folder:
-        if args.small:
-            rows.append(throughput(Path(folder) / "small", 8, args.small, 17, 64))
-            print(rows[-1], flush=True)
-        if args.entries:
-            rows.append(second_run(Path(folder) / "again", args.entries))
-            print(rows[-1], flush=True)
-        if args.full:
-            rows.append(throughput(Path(folder) / "full", 96, args.full, 33, 64))
-            print(rows[-1], flush=True)
-    print(machine())
-    print(table(head, rows))
-
-
-if __name__ == "__main__":
-    main()
+    name, ratios = f"second run, {count} clips cached", (f"{their_cpu / our_cpu:.0f}", f"{their_wall / our_wall:.0f}")
+    return [name, f"{their_wall:.2f} s", f"{our_wall:.2f} s", *ratios]
