@@ -41,8 +41,8 @@ from musubi_ext.storage import write_json, write_text
 from musubi_ext.video import Frames
 
 METRICS = (
-    "subject_drift", "subject_drift_compensated", "psnr", "swept_angle_error", "direction_subject_correct",
-    "motion_ratio",
+    "subject_drift", "subject_drift_from_truth", "subject_drift_compensated", "psnr", "swept_angle_error",
+    "direction_subject_correct", "motion_ratio",
 )  # fmt: skip
 NOISE_SEED = 42
 RECIPES: dict[str, tuple[str, ...]] = {"range": (), "whole": ("--full_range",), "last": ()}  # flags of each training
