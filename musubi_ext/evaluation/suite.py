@@ -57,7 +57,7 @@ def evaluate(
     *,
     truth: Truth | None = None,
     metrics: Sequence[str] | Literal["all"] = "all",
-    masks: MaskSource | Masks = MaskSource.COLOR,
+    masks: MaskSource | Masks | str = MaskSource.COLOR,
     reference: Frames | None = None,
     asked: Asked | None = None,
     models: ModelSource | None = None,
@@ -71,8 +71,9 @@ def evaluate(
     own frames, or masks (F, H, W) from elsewhere. `reference` frames replace the truth's as the unit of motion.
     `profile` is what flow may cost, `threads` how many cores (all). What a clip cannot answer comes back `unavailable`
     with the reason; so does everything about a file that cannot be decoded to its end. Raises UserError for an unknown
-    metric or a file that is not there, ValueError for arrays of another shape.
+    metric or a file that is not there, ValueError for an unknown provider or profile and arrays of another shape.
     """
+    masks = masks if isinstance(masks, np.ndarray) else MaskSource(masks)
     inputs = Inputs(truth, masks, reference, asked, models, caption, Profile(profile), threads)
     chosen = select(metrics)
     if not isinstance(video, np.ndarray):
