@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from musubi_ext.errors import Problems, UserError, shown
 from musubi_ext.evaluation.clip import Clip
+from musubi_ext.evaluation.comparable import comment, scene_of
 from musubi_ext.evaluation.flow import cores, one_thread
 from musubi_ext.evaluation.masks import MaskSource
 from musubi_ext.evaluation.metrics import METRICS, Metric
@@ -46,10 +47,14 @@ class Inputs:
 
 @dataclass(frozen=True)
 class Measured:
-    """The results of one clip, and what went wrong with it: an undecodable file or a metric's own failure."""
+    """The results of one clip, and what went wrong with it: an undecodable file or a metric's own failure.
+
+    `scene`: prompt, first frame and seed of a clip that we generated; None for others.
+    """
 
     results: dict[str, Result]
-    problems: tuple[str, ...] = field(default=())
+    problems: tuple[str, ...] = ()
+    scene: Mapping[str, Any] | None = None
 
 
 def evaluate(
@@ -93,7 +98,8 @@ def measure_file(
     try:
         info = pool.probe(path)
         with one_thread():
-            return _all(metrics, _clip(VideoFile(path, info), metrics, inputs, info.fps or None), contain)
+            found = _all(metrics, _clip(VideoFile(path, info), metrics, inputs, info.fps or None), contain)
+        return replace(found, scene=scene_of(comment(info.comment)))
     except UserError as error:
         return Measured(unavailable(metrics, str(error)), error.problems)
 
