@@ -119,7 +119,9 @@ def figures(measured: Measured, folder: Path) -> list[Path]:
     import matplotlib
 
     matplotlib.use("svg")
-    matplotlib.rcParams["svg.hashsalt"] = "musubi-ext"  # the same file for the same figures
+    matplotlib.rcParams.update(
+        {"svg.hashsalt": "musubi-ext", "svg.fonttype": "none"}
+    )  # the same file for the same figures
     from matplotlib.figure import Figure
 
     made = []
