@@ -153,21 +153,31 @@ def _progress(console: Console) -> Iterator[Callable[[int, int], None]]:
 
 
 def _print_medians(measured: Mapping[str, Measured], metrics: Sequence[str], sets: Mapping[str, SetResult]) -> None:
+    """Medians over clips, then why what is not among them is unavailable, a line for each reason."""
     from statistics import median
 
+    from rich import box
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("metric")
-    table.add_column("median", no_wrap=True, overflow="ellipsis")  # of a reason; the results have it whole
-    for title in ("unit", "clips"):
-        table.add_column(title)
+    table, lacking = Table(box=box.SIMPLE_HEAD, pad_edge=False), dict[str, list[str]]()
+    for title in ("metric", "median", "unit", "clips"):
+        table.add_column(title, justify="left" if title in ("metric", "unit") else "right", no_wrap=True)
     for name in metrics:
         of = [clip.results[name] for clip in measured.values()]
         values = [result.value for result in of if result.value is not None]
-        shown = f"{median(values):.4g}" if values else f"unavailable: {of[0].unavailable}"
-        table.add_row(name, shown, of[0].unit, str(len(values)))
+        if values:
+            table.add_row(name, f"{median(values):.4g}", of[0].unit, f"{len(values)} of {len(of)}")
+        else:
+            lacking.setdefault(str(of[0].unavailable), []).append(name)
     for name, result in sets.items():
-        shown = f"{result.value:.4g}" if result.value is not None else f"unavailable: {result.unavailable}"
-        table.add_row(name, shown, result.unit, f"{result.videos[0]} and {result.videos[1]}")
-    Console().print(table)
+        if result.value is not None:
+            counts = f"{result.videos[0]}, {result.videos[1]}"
+            table.add_row(name, f"{result.value:.4g}", result.unit, counts)
+        else:
+            lacking.setdefault(str(result.unavailable), []).append(name)
+    console = Console()
+    if table.row_count:
+        console.print(table)
+    for reason, names in lacking.items():
+        console.print(f"unavailable: {', '.join(names)}: {reason}", markup=False, highlight=False, soft_wrap=True)

@@ -74,9 +74,10 @@ def evaluate(
 
     `masks` says where the subject is found: the colour model for generated clips, `MaskSource.TRUTH` for the truth's
     own frames, or masks (F, H, W) from elsewhere. `reference` frames replace the truth's as the unit of motion.
-    `profile` is what flow may cost, `threads` how many cores (all). What a clip cannot answer comes back `unavailable`
-    with the reason; so does everything about a file that cannot be decoded to its end. Raises UserError for an unknown
-    metric or a file that is not there, ValueError for an unknown provider or profile and arrays of another shape.
+    `caption`: what the video should show, else the prompt that a video of ours carries. `profile` is what flow may
+    cost, `threads` how many cores (all). What a clip cannot answer comes back `unavailable` with the reason; so does
+    everything about a file that cannot be decoded to its end. Raises UserError for an unknown metric or a file that is
+    not there, ValueError for an unknown provider or profile and arrays of another shape.
     """
     masks = masks if isinstance(masks, np.ndarray) else MaskSource(masks)
     inputs = Inputs(truth, masks, reference, asked, models, caption, Profile(profile), threads)
@@ -97,9 +98,11 @@ def measure_file(
 
     try:
         info = pool.probe(path)
+        scene = scene_of(comment(info.comment))
+        inputs = replace(inputs, caption=inputs.caption or str((scene or {}).get("prompt", "")))
         with one_thread():
             found = _all(metrics, _clip(VideoFile(path, info), metrics, inputs, info.fps or None), contain)
-        return replace(found, scene=scene_of(comment(info.comment)))
+        return replace(found, scene=scene)
     except UserError as error:
         return Measured(unavailable(metrics, str(error)), error.problems)
 
