@@ -88,3 +88,15 @@ def test_every_marker_and_figure_that_the_scripts_write_is_in_the_documents() ->
     for name in ("subject_drift", "subject_drift_from_truth", "psnr", "swept_angle_error"):
         assert f"figures/reproduce_{name}.svg" in page
         assert (ROOT / "docs" / "figures" / f"reproduce_{name}.svg").is_file()
+
+
+def test_the_page_of_metrics_has_each_with_its_unit_and_direction() -> None:
+    from musubi_ext.evaluation.metrics import METRICS
+
+    arrows = {"higher": "↑", "lower": "↓", "report": ""}
+    rows = [line for line in (ROOT / "docs" / "EVALUATION.md").read_text(encoding="utf-8").splitlines() if "`" in line]
+    for metric in METRICS.values():
+        (row,) = [line for line in rows if line.startswith("|") and f"`{metric.name}`" in line.split("|")[1]]
+        after = row.split(f"`{metric.name}`")[1].partition("`")[0]
+        assert ("↑" in after, "↓" in after) == (arrows[metric.better.value] == "↑", arrows[metric.better.value] == "↓")
+        assert metric.unit in row.split("|")[2], row
