@@ -10,7 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from musubi_ext import __version__
-from musubi_ext.commands import adapter, cache, compare, data, doctor, evaluate, host
+from musubi_ext.commands import adapter, cache, client, compare, data, doctor, evaluate, host
 from musubi_ext.commands.parser import Parser
 from musubi_ext.demo import command as demo
 from musubi_ext.errors import UserError
@@ -52,6 +52,7 @@ def build_parser() -> Parser:
     add("evaluate", "measure a folder of videos", evaluate.add_arguments, evaluate.run)
     add("compare", "two models on the same scenes: what differs, how surely", compare.add_arguments, compare.run)
     add("adapter", "inspect, convert or verify adapter files", adapter.add_arguments, adapter.run)
+    add("client", "the service: submit, status, watch, get, cancel", client.add_arguments, client.run)
     add("registry", "registered pairs: list, show, register, roll back", registry.add_arguments, registry.run)
     return parser
 

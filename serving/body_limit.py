@@ -1,0 +1,86 @@
+"""ASGI middleware: a request body is counted while it streams in, and must arrive within a time."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from serving.http_errors import HttpError
+
+SECONDS = 120.0  # for the whole body; a client that drips bytes holds a connection no longer
+
+
+class _TooLongError(Exception):
+    pass
+
+
+class _TooSlowError(Exception):
+    pass
+
+
+class BodyLimit:
+    """Refuses bodies over `max_bytes` with 413, from Content-Length at once, else as soon as one byte too many came.
+
+    A body that is not complete after `seconds` is answered with 408. Nothing of a refused body is kept.
+    """
+
+    def __init__(self, app: ASGIApp, max_bytes: int, seconds: float = SECONDS) -> None:
+        self.app, self.max_bytes, self.seconds = app, max_bytes, seconds
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request; websockets and lifespan pass through."""
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        if _announced(scope) > self.max_bytes:
+            return await self._refuse(scope, receive, send)
+        started, seen, complete, answered = time.monotonic(), 0, False, False
+
+        async def counted() -> Message:
+            nonlocal seen, complete
+            if complete:  # what comes now is the disconnect, which may take for ever
+                return await receive()
+            left = self.seconds - (time.monotonic() - started)
+            try:
+                message = await asyncio.wait_for(receive(), max(left, 0.001))
+            except TimeoutError:
+                raise _TooSlowError from None
+            seen += len(message.get("body", b""))
+            complete = not message.get("more_body", False)
+            if seen > self.max_bytes:
+                raise _TooLongError
+            return message
+
+        async def watched(message: Message) -> None:
+            nonlocal answered
+            answered = True
+            await send(message)
+
+        try:
+            await self.app(scope, counted, watched)
+        except (_TooLongError, _TooSlowError) as refusal:
+            if answered:
+                raise
+            if isinstance(refusal, _TooLongError):
+                await self._refuse(scope, receive, send)
+            else:
+                late = HttpError(408, f"the body did not arrive within {self.seconds:g} seconds")
+                await _closing(late, scope, receive, send)
+
+    async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
+        limit = HttpError(413, f"the body is larger than {self.max_bytes:,} bytes")
+        await _closing(limit, scope, receive, send)
+
+
+async def _closing(problem: HttpError, scope: Scope, receive: Receive, send: Send) -> None:
+    """The answer, after which the connection ends: the rest of the body is never read."""
+    response = problem.response()
+    response.headers["Connection"] = "close"
+    await response(scope, receive, send)
+
+
+def _announced(scope: Scope) -> int:
+    """Content-Length, 0 where there is none or it is no number (the count while streaming decides then)."""
+    lengths = [value for name, value in scope["headers"] if name == b"content-length"]
+    return max((int(value) for value in lengths if value.isdigit() and len(value) < 20), default=0)

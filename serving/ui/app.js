@@ -1,0 +1,180 @@
+// The page: a form that makes jobs, and a card for every run. A run is one request, made by one or more versions.
+
+import * as api from "./api.js";
+import { card, showJob } from "./card.js";
+
+const $ = (selector) => document.querySelector(selector);
+const files = { first_frame: null, last_frame: null };
+const KINDS = ["image/png", "image/jpeg", "image/webp"];
+const MAX_BYTES = 20_000_000;
+
+function say(text) {
+  $("#said").textContent = text;
+}
+
+function complain(message, field = null) {
+  const box = $("#problem");
+  box.textContent = message;
+  box.hidden = !message;
+  for (const marked of document.querySelectorAll("[aria-invalid]")) marked.removeAttribute("aria-invalid");
+  for (const drop of document.querySelectorAll(".drop")) drop.classList.toggle("wrong", drop.dataset.name === field);
+  if (!message) return;
+  const input = field && (document.getElementById(field) ?? document.querySelector(`[name="${CSS.escape(field)}"]`));
+  if (input) {
+    input.closest("details")?.setAttribute("open", "");
+    input.setAttribute("aria-invalid", "true");
+    input.focus();
+  } else box.focus();
+}
+
+function choose(drop, file) {
+  const name = drop.dataset.name, image = drop.querySelector("img"), clear = drop.querySelector("button");
+  const label = drop.querySelector("b").textContent;
+  if (file && !KINDS.includes(file.type)) {
+    drop.querySelector("input").value = "";
+    return complain(`${label}: “${file.name}” is no PNG, JPEG or WebP picture.`, name);
+  }
+  if (file && file.size > MAX_BYTES) {
+    return complain(`${label}: “${file.name}” is larger than ${MAX_BYTES / 1e6} MB; scale it down first.`, name);
+  }
+  if (image.src) URL.revokeObjectURL(image.src);
+  files[name] = file;
+  drop.classList.toggle("full", Boolean(file));
+  image.hidden = clear.hidden = !file;
+  if (file) {
+    image.src = URL.createObjectURL(file);
+    image.alt = `${label}: ${file.name}`;
+    complain("");
+    say(`${label}: ${file.name}`);
+  } else {
+    image.removeAttribute("src");
+    drop.querySelector("input").value = "";
+  }
+}
+
+for (const drop of document.querySelectorAll(".drop")) {
+  const input = drop.querySelector("input");
+  input.addEventListener("change", () => input.files[0] && choose(drop, input.files[0]));
+  drop.querySelector("button").addEventListener("click", () => {
+    choose(drop, null);
+    input.focus();
+  });
+  for (const name of ["dragenter", "dragover"]) {
+    drop.addEventListener(name, (event) => { event.preventDefault(); drop.classList.add("over"); });
+  }
+  for (const name of ["dragleave", "drop"]) drop.addEventListener(name, () => drop.classList.remove("over"));
+  drop.addEventListener("drop", (event) => {
+    event.preventDefault();
+    if (event.dataTransfer.files[0]) choose(drop, event.dataTransfer.files[0]);
+  });
+}
+
+function settings(pair, seed) {
+  const form = new FormData();
+  form.append("prompt", $("#prompt").value);
+  for (const [name, file] of Object.entries(files)) if (file) form.append(name, file);
+  for (const input of document.querySelectorAll(".settings input")) {
+    if (input.value.trim()) form.set(input.name, input.value.trim());
+  }
+  if (pair) form.set("pair", pair);
+  if (seed !== null) form.set("seed", seed);
+  return form;
+}
+
+$("#make").addEventListener("submit", async (event) => {
+  event.preventDefault();
+  complain("");
+  if (!files.first_frame) return complain("First frame: choose a picture that the video starts from.", "first_frame");
+  if (!$("#prompt").value.trim()) return complain("Say what is seen, and how the camera moves.", "prompt");
+  const wrong = [...document.querySelectorAll(".settings input")].find((input) => input.validity.badInput);
+  if (wrong) return complain(`${wrong.parentNode.firstChild.textContent}: expected a number.`, wrong.name);
+  const pairs = [...document.querySelectorAll("#versions input:checked")].map((input) => input.value);
+  // Versions are compared on one seed: without one of the person's own, a fresh one for all of them.
+  const typed = document.querySelector("[name=seed]").value.trim();
+  const seed = typed || (pairs.length > 1 ? String(Math.floor(Math.random() * 2 ** 31)) : null);
+  const button = $("#make .main");
+  button.disabled = true;
+  const run = card($("#prompt").value.trim(), actions);
+  try {
+    for (const pair of pairs.length ? pairs : [""]) add(run, await api.create(settings(pair, seed)));
+    say(pairs.length > 1 ? `${pairs.length} videos are queued.` : "The video is queued.");
+  } catch (error) {
+    if (error.status === 401) $("#access").open = true;
+    complain(error.message, error.status === 401 ? "key" : error.param);
+  } finally {
+    button.disabled = false;
+  }
+});
+
+function add(run, job) {
+  if (!run.isConnected) $("#runs").prepend(run);
+  $("#none").hidden = true;
+  showJob(run, job);
+  if (job.status === "completed" || job.status === "failed") return;
+  api.watch(job.id, (state) => {
+    showJob(run, state);
+    if (state.status === "completed") say("A video is ready.");
+    if (state.status === "failed") say(`A video was not made: ${state.error?.message ?? "no reason was given"}`);
+  }).catch((error) => complain(error.message));
+}
+
+const actions = {
+  async cancel(job) {
+    try {
+      await api.cancel(job.id);
+      say("Stopping at the next step.");
+    } catch (error) {
+      complain(error.message);
+    }
+  },
+  async remove(job, column) {
+    try {
+      await api.remove(job.id);
+      const run = column.closest(".run");
+      column.remove();
+      if (!run.querySelector(".column")) run.remove();
+      $("#none").hidden = Boolean(document.querySelector(".run"));
+      $("#results").focus();
+      say("The video is deleted.");
+    } catch (error) {
+      complain(error.message);
+    }
+  },
+};
+
+function version(model, checked) {
+  const label = document.createElement("label"), input = document.createElement("input");
+  input.type = "checkbox";
+  input.value = model.id;
+  input.checked = checked;
+  const name = (model.label ?? model.id) + (model.aliases.length ? ` (${model.aliases.join(", ")})` : "");
+  label.append(input, model.note ? `${name}: ${model.note}` : name);
+  input.disabled = Boolean(model.note);
+  return label;
+}
+
+async function start() {
+  try {
+    const known = await api.models();
+    const base = known.find((model) => model.kind === "base"), serving = known.find((model) => model.serving);
+    $("#serving").textContent = `Model ${base?.id ?? "unknown"}` + (serving && serving !== base ? `, adapter ${serving.id}` : "");
+    const pairs = known.filter((model) => model.kind !== "base" && (model.kind !== "alias" || model.note));
+    if (pairs.length) pairs.push({ id: "none", aliases: [], label: "the base alone" });
+    $("#versions").hidden = !pairs.length;
+    $("#versions .choices").replaceChildren(...pairs.map((model) => version(model, model === serving)));
+    for (const job of (await api.recent()).reverse()) add(card(job.prompt ?? "", actions), job);
+  } catch (error) {
+    if (error.status === 401) $("#access").open = true;
+    $("#serving").textContent = error.message;
+    if (error.status !== 401) complain(error.message);
+  }
+}
+
+$("#key").value = api.getKey();
+$("#key").addEventListener("change", () => {
+  api.setKey($("#key").value);
+  $("#runs").replaceChildren();
+  complain("");
+  start();
+});
+start();
