@@ -48,10 +48,12 @@ class Service:
 
     def __init__(self, folder: Path, base: Path, port: int) -> None:
         self.folder, self.port, self.address = folder, port, f"http://127.0.0.1:{port}"
-        (folder / "service.toml").write_text(
-            f'base = "{base}"\npair = ""\nfolder = "{folder / "jobs"}"\nthreads = 1\n[bind]\nport = {port}\n[limits]\ngrace_seconds = 1.0\n'
-            '[evaluation]\nmetrics = ["motion_magnitude", "temporal_flicker"]\nthreads = 1\n'
-        )
+        lines = [
+            *(f'base = "{base}"', 'pair = ""', f'folder = "{folder / "jobs"}"', "threads = 1"),
+            *("[bind]", f"port = {port}", "[limits]", "grace_seconds = 1.0"),
+            *("[evaluation]", 'metrics = ["motion_magnitude", "temporal_flicker"]', "threads = 1"),
+        ]
+        (folder / "service.toml").write_text("\n".join(lines))
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
