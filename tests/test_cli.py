@@ -37,11 +37,22 @@ VERBS = [
     "adapter inspect",
     "adapter verify",
     "adapter convert",
+    "track",
+    "track status",
+    "track replay",
     "registry",
     "registry list",
     "registry show",
+    "registry diff",
     "registry register",
+    "registry promote",
+    "registry approve",
     "registry rollback",
+    "registry prune",
+    "registry webhook",
+    "registry webhook add",
+    "registry webhook list",
+    "registry webhook remove",
 ]
 
 
