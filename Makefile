@@ -1,5 +1,6 @@
 # make demo    the whole chain on the pocket model, from rendered clips to a promoted pair
 # make test-host  the tests inside the real musubi-tuner: MUSUBI_TUNER_HOMES="checkout …", or what `host install` fetched
+# make reproduce  the tables and plots of docs/RESULTS.md again, from nothing; stopped, it goes on where it was
 # make test    the tests; make lint: ruff and mypy; make clean: remove .venv, caches and runs/demo
 # TORCH_PIP_ARGS chooses the torch wheel, for instance the CPU one, 190 MB in place of 2.5 GB with CUDA:
 #   make demo TORCH_PIP_ARGS="--index-url URL_OF_THE_CPU_INDEX"
@@ -15,10 +16,13 @@ READY := .venv/.installed
 MUSUBI_TUNER_HOMES ?= $(MUSUBI_TUNER_HOME)
 HOST_READY := .venv/.host-installed
 
-.PHONY: demo test test-host lint clean
+.PHONY: demo reproduce test test-host lint clean
 
 demo: $(READY)
 	$(BIN)/musubi-ext demo --out runs/demo
+
+reproduce: $(READY)
+	$(BIN)/python benchmarks/reproduce.py --out runs/reproduce --figures docs/figures --markdown docs/RESULTS.md
 
 test: $(READY)
 	$(BIN)/python -m pytest
@@ -38,7 +42,7 @@ lint: $(READY)
 	$(BIN)/mypy
 
 clean:
-	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis runs/demo
+	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis runs/demo runs/reproduce
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

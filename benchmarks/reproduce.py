@@ -10,6 +10,7 @@ stopped run goes on where it was: pairs, and every scene and seed once filmed, a
 from __future__ import annotations
 
 import argparse
+import json
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
@@ -41,8 +42,8 @@ from musubi_ext.storage import write_json, write_text
 from musubi_ext.video import Frames
 
 METRICS = (
-    "subject_drift", "subject_drift_compensated", "psnr", "swept_angle_error", "direction_subject_correct",
-    "motion_ratio",
+    "subject_drift", "subject_drift_from_truth", "subject_drift_compensated", "psnr", "swept_angle_error",
+    "direction_subject_correct", "motion_ratio",
 )  # fmt: skip
 NOISE_SEED = 42
 RECIPES: dict[str, tuple[str, ...]] = {"range": (), "whole": ("--full_range",), "last": ()}  # flags of each training
@@ -98,14 +99,21 @@ def main(argv: Sequence[str] | None = None) -> None:
     render_scenes(demo)
     pairs = {name: train(demo, name) for name in RECIPES}
     measured = measure(demo, pairs, args.seeds)
-    document = {"scenes": args.scenes, "seeds": args.seeds, "steps": args.steps,
-                "seconds": round(time.perf_counter() - started)}  # fmt: skip
+    document = {"scenes": args.scenes, "seeds": args.seeds, "steps": args.steps}
+    spent = _spent(args.out / "reproduce.json", document) + time.perf_counter() - started
+    document["seconds"] = round(spent)
     write_json(args.out / "reproduce.json", document)
     figures(measured, args.figures or args.out / "figures")
     text = markdown(document, measured)
     print(text)
     if args.markdown:
         insert(args.markdown, "reproduce", text)
+
+
+def _spent(path: Path, document: Mapping[str, int]) -> float:
+    """Seconds of earlier runs of the same size, whose work this one found done; a stopped run leaves none."""
+    found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return float(found["seconds"]) if {**found, "seconds": 0} == {**document, "seconds": 0} else 0.0
 
 
 def parser() -> argparse.ArgumentParser:

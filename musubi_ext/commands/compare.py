@@ -3,17 +3,30 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from musubi_ext.errors import Problems, UserError
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from musubi_ext.evaluation.compare import Comparison, MetricComparison
     from musubi_ext.evaluation.verdict import Verdict
 
 _BETTER = {"higher": "↑", "lower": "↓", "report": ""}
 _REFUSED = 1
+_WIDEST = 1000  # characters
+_COLUMNS = ("metric", "base", "pair", "pair − base [95%]", "d_z", "r", "+/−/=", "p (Holm)", "scenes", "reading")
+
+
+_EFFECTS = ("base", "pair", "d_z", "r", "+/−/=", "p (Holm)", "scenes")  # what a narrow terminal does without
+_LEGEND = (
+    "Medians (means of yes-or-no metrics); the interval is a bootstrap of the paired difference; d_z: Cohen's, "
+    "paired; r: rank-biserial; +/−/=: scenes that rose, fell, stayed; p: sign test over all metrics. "
+    "Nothing is read from metrics of which neither way is better."
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -87,25 +100,18 @@ def _write_page(args: argparse.Namespace, comparison: Comparison, verdict: Verdi
 
 def _print(comparison: Comparison, verdict: Verdict | None) -> None:
     from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
 
     console = Console()
     title = f"{comparison.pair.name} − {comparison.base.name}, {len(comparison.pairing.base)} scenes"
-    table = Table(title=escape(title), title_justify="left")
-    table.add_column("metric", overflow="fold")
-    for heading in ("base", "pair", "pair − base [95%]", "d_z", "r", "+ / − / =", "p (Holm)"):
-        table.add_column(heading, justify="right")
-    table.add_column("reading")
-    for metric in comparison.metrics:
-        if metric.differences:
-            table.add_row(*map(escape, _row(metric, len(comparison.pairing.base))))
+    table = _table(comparison, _COLUMNS)
+    width = console.measure(table, options=console.options.update(width=_WIDEST)).maximum
+    if not console.is_terminal:
+        console.width = max(console.width, width)  # a file or a pipe has no edge
+    elif width > console.width:
+        table = _table(comparison, [name for name in _COLUMNS if name not in _EFFECTS])
+    console.print(title, markup=False, highlight=False)
     console.print(table)
-    console.print(
-        "Medians (means of yes-or-no metrics); the interval is a bootstrap of the paired difference; d_z: Cohen's, "
-        "paired; r: rank-biserial; + / − / =: scenes that rose, fell, stayed; p: sign test over all metrics.",
-        style="dim",
-    )
+    console.print(_LEGEND, style="dim")
     for reason, names in _nowhere(comparison).items():
         console.print(f"unavailable: {', '.join(names)}: {reason}", markup=False, highlight=False, soft_wrap=True)
     if comparison.moves is False:
@@ -115,6 +121,21 @@ def _print(comparison: Comparison, verdict: Verdict | None) -> None:
             mark = "passed" if check.passed else "failed"
             console.print(f"{mark}: {check.message}", markup=False, highlight=False, soft_wrap=True)
         console.print(f"gate: {'passed' if verdict.decision.passed else 'refused'}", markup=False, highlight=False)
+
+
+def _table(comparison: Comparison, columns: Sequence[str]) -> Table:
+    from rich import box
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), collapse_padding=True)
+    for name in columns:
+        table.add_column(name, justify="left" if name in ("metric", "reading") else "right")
+    for metric in comparison.metrics:
+        if metric.differences:
+            cells = dict(zip(_COLUMNS, _row(metric, len(comparison.pairing.base)), strict=True))
+            table.add_row(*(escape(cells[name]) for name in columns))
+    return table
 
 
 def _nowhere(comparison: Comparison) -> dict[str, list[str]]:
@@ -129,11 +150,12 @@ def _nowhere(comparison: Comparison) -> dict[str, list[str]]:
 def _row(metric: MetricComparison, scenes: int) -> list[str]:
     from musubi_ext.evaluation.compare import READINGS
 
-    name = " ".join(filter(None, (metric.name, _BETTER[metric.better.value], metric.unit.removesuffix("1"))))
+    name = " ".join(
+        filter(None, (metric.name, _BETTER[metric.better.value], metric.unit if metric.unit != "1" else ""))
+    )
     assert metric.difference is not None
     assert metric.signs is not None
     change, signs = metric.difference, metric.signs
-    lacking = f"; {len(metric.lacking)} of {scenes} scenes lack it" if metric.lacking else ""
     return [
         name,
         f"{metric.base:.4g}",
@@ -143,5 +165,6 @@ def _row(metric: MetricComparison, scenes: int) -> list[str]:
         f"{metric.rank_biserial:+.2f}",
         f"{signs.rose}/{signs.fell}/{signs.equal}",
         f"{metric.p_holm:.2g}",
-        READINGS[metric.reading] + lacking,
+        str(scenes - len(metric.lacking)),
+        READINGS[metric.reading] if _BETTER[metric.better.value] else "",
     ]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import cv2
@@ -158,11 +157,6 @@ class Clip:
         from musubi_ext.evaluation.features import ModelSource
 
         return ModelSource(None)
-
-    @property
-    def model_folder(self) -> Path | None:
-        """The folder of learned weights that was given, if one was."""
-        return None if self._models is None else self._models.folder
 
     @property
     def masks(self) -> Masks:

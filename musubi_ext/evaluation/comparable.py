@@ -66,8 +66,17 @@ def load(path: Path | str) -> ResultsFile:
     return ResultsFile(path, sha256(path), clips, document["clips"], tables["settings"], scenes)
 
 
+def comment(text: str) -> dict[str, Any]:
+    """The table that a generated mp4 carries as its comment; empty for a comment of anyone else's."""
+    try:
+        found = json.loads(text) if text else {}
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
 def scene_of(comment: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Prompt, first frame (SHA-256) and seed from what a generated mp4 carries (`read_comment`); None for others."""
+    """Prompt, first frame (SHA-256) and seed from what a generated mp4 carries (`comment`); None for others."""
     request = comment.get("request")
     if not isinstance(request, Mapping) or not {"prompt", "first", "seed"} <= request.keys():
         return None

@@ -69,14 +69,14 @@ def _reason(result: Result | None) -> str:
 
 
 def _drift(base: Scenes, pair: Scenes, limits: Thresholds) -> Check:
-    threshold = -limits.min_drift_gain
+    threshold = 0.0 - limits.min_drift_gain  # 0, not -0
     values = _available("subject_drift", limits.max_unavailable, base, pair)
     if isinstance(values, str):
         return Check("drift", False, values, None, threshold)
     gain = paired_difference([b for b, _ in values], [p for _, p in values])
     message = (
         f"subject drift changes by {gain.median:+.3f} px against the base [{gain.low:+.3f}, {gain.high:+.3f}], "
-        f"the whole interval must lie below {threshold:+.3f} px"
+        f"the whole interval must lie below {threshold:g} px"
     )
     return Check("drift", gain.high < threshold, message, gain.median, threshold)
 

@@ -6,13 +6,13 @@ A run that was killed leaves at most one torn line, which is passed over.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 
 from musubi_ext.errors import UserError
 from musubi_ext.evaluation.result import Result
+from musubi_ext.evaluation.suite import Measured
 
 
 def journal_path(output: Path) -> Path:
@@ -21,11 +21,11 @@ def journal_path(output: Path) -> Path:
 
 
 class Journal:
-    """Results by key; the key names the clip's bytes and everything that shaped its results."""
+    """Clips by key; the key names the clip's bytes and everything that shaped its results."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._found: dict[str, dict[str, Result]] = {}
+        self._found: dict[str, Measured] = {}
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = open(path, "a+b")  # noqa: SIM115 - closed by __exit__
@@ -46,15 +46,15 @@ class Journal:
     ) -> None:
         self._file.close()
 
-    def get(self, key: str) -> dict[str, Result] | None:
-        """The clip's results; None when it is not finished."""
+    def get(self, key: str) -> Measured | None:
+        """The clip, measured; None when it is not finished."""
         return self._found.get(key)
 
-    def put(self, key: str, results: Mapping[str, Result]) -> None:
-        """Add a finished clip."""
-        self._found[key] = dict(results)
-        fields = {name: asdict(result) for name, result in results.items()}
-        self._file.write(json.dumps([key, fields], allow_nan=False).encode() + b"\n")
+    def put(self, key: str, measured: Measured) -> None:
+        """Add a finished clip, one without problems."""
+        self._found[key] = measured
+        fields = {name: asdict(result) for name, result in measured.results.items()}
+        self._file.write(json.dumps([key, fields, measured.scene], allow_nan=False).encode() + b"\n")
         self._file.flush()
 
     def remove(self) -> None:
@@ -63,7 +63,7 @@ class Journal:
 
     def _remember(self, line: bytes) -> None:
         try:
-            key, fields = json.loads(line)
-            self._found[str(key)] = {name: Result(**of) for name, of in fields.items()}
+            key, fields, scene = json.loads(line)
+            self._found[str(key)] = Measured({name: Result(**of) for name, of in fields.items()}, scene=scene)
         except (ValueError, TypeError, AttributeError):
             pass  # torn, or of another version: measured again

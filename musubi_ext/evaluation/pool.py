@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from musubi_ext import __version__
 from musubi_ext.errors import UserError, shown
+from musubi_ext.evaluation.features import ModelSource
 from musubi_ext.evaluation.flow import cores
 from musubi_ext.evaluation.journal import Journal
 from musubi_ext.evaluation.masks import MaskSource
@@ -25,19 +26,18 @@ from musubi_ext.worker_pool import outlive
 
 if TYPE_CHECKING:
     from musubi_ext.evaluation.asked import Asked
-    from musubi_ext.evaluation.features import ModelSource
 
 DIED = "the process that measured it died (killed, or out of memory)"
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How clips are measured: metrics by name, who finds the subject, the profile, the folder of learned weights."""
+    """How clips are measured: metrics by name, who finds the subject, the profile, where learned weights are."""
 
     metrics: tuple[str, ...]
     masks: MaskSource = MaskSource.COLOR
     profile: Profile = Profile.EXACT
-    models: Path | None = None
+    models: ModelSource | None = None
     threads: int = 1  # in each process
 
 
@@ -83,12 +83,12 @@ def measure_all(
     `progress` is told how many clips are done, and of how many. A clip with problems is not put in the journal.
     """
     keys = dict(zip((job.name for job in jobs), _keys(jobs), strict=True))
-    found = {name: Measured(results) for name, key in keys.items() if (results := journal.get(key)) is not None}
+    found = {name: measured for name, key in keys.items() if (measured := journal.get(key)) is not None}
     progress(len(found), len(jobs))
     for job, measured in engine([job for job in jobs if job.name not in found]):
         found[job.name] = measured
         if keys[job.name] and not measured.problems:
-            journal.put(keys[job.name], measured.results)
+            journal.put(keys[job.name], measured)
         progress(len(found), len(jobs))
     return {job.name: found[job.name] for job in jobs}
 
@@ -102,7 +102,7 @@ def measure_job(job: Job) -> Measured:
             truth=Truth.load(job.truth) if job.truth else None,
             masks=settings.masks,
             asked=_asked(job.asked, job.caption) if job.asked else None,
-            models=_models(settings.models) if settings.models else None,
+            models=settings.models,
             caption=job.caption,
             profile=settings.profile,
             threads=settings.threads,
@@ -128,12 +128,6 @@ def _asked(path: Path, caption: str) -> Asked:
     return Asked.load(path, caption=caption)
 
 
-def _models(folder: Path) -> ModelSource:
-    from musubi_ext.evaluation.features import ModelSource
-
-    return ModelSource(folder)
-
-
 def _keys(jobs: Sequence[Job]) -> list[str]:
     """Names each clip's results by the bytes and settings they come from; "" for a clip that cannot be read."""
     with ThreadPoolExecutor(cores()) as pool:
@@ -145,6 +139,6 @@ def _key(job: Job) -> str:
         digests = [sha256(path) if path else "" for path in (job.path, job.truth, job.asked)]
     except OSError:
         return ""
-    settings = {**asdict(job.settings), "models": str(job.settings.models), "threads": 0}  # equal for all thread counts
+    settings = {**asdict(job.settings), "threads": 0}  # equal for all thread counts
     made_by = [__version__, VERSION, OPENCV, NUMPY]
-    return hashlib.sha256(json.dumps([digests, job.caption, settings, made_by]).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([digests, job.caption, settings, made_by], default=str).encode()).hexdigest()

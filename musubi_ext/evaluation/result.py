@@ -68,24 +68,32 @@ class Result:
 ClipResults = Mapping[str, Result]
 
 
-def results_document(clips: Mapping[str, ClipResults], settings: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def results_document(
+    clips: Mapping[str, ClipResults],
+    settings: Mapping[str, Any] | None = None,
+    *,
+    scenes: Mapping[str, Any] | None = None,
+    sets: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
     """The results of several clips, by clip and metric name, as plain JSON values with a schema version.
 
-    `settings`: what the run was asked for (profile, masks, …), plain JSON values.
+    `settings`: what the run was asked for (profile, masks, …); `scenes`: prompt, first frame and seed of the clips that
+    state them; `sets`: what was measured of all clips together (FID, FVD). All plain JSON values, left out when empty.
     """
+    beside = {"settings": settings, "scenes": scenes, "sets": sets}
     return {
         "schema": SCHEMA,
         "version": VERSION,
-        **({"settings": dict(settings)} if settings else {}),
+        **{name: dict(of) for name, of in beside.items() if of},
         "clips": {clip: {name: asdict(result) for name, result in of.items()} for clip, of in clips.items()},
     }
 
 
 def write_results(
-    path: Path | str, clips: Mapping[str, ClipResults], settings: Mapping[str, Any] | None = None
+    path: Path | str, clips: Mapping[str, ClipResults], settings: Mapping[str, Any] | None = None, **beside: Any
 ) -> None:
-    """Write `results_document` atomically; always valid JSON, since results are finite."""
-    write_json(path, results_document(clips, settings))
+    """Write `results_document` of the same arguments atomically; always valid JSON, since results are finite."""
+    write_json(path, results_document(clips, settings, **beside))
 
 
 def read_results(path: Path | str) -> dict[str, dict[str, Result]]:

@@ -27,7 +27,7 @@ def subject_of(clip: Clip, masks: MaskSource | Masks) -> FoundMasks:
         return FoundMasks(masks, GIVEN, float(found(masks).mean()))
     truth = clip.truth if masks in (MaskSource.TRUTH, MaskSource.COLOR) else None
     box = _asked_box(clip) if masks in (MaskSource.FLOW, MaskSource.SAM2) else None
-    return find_masks(masks, clip.frames, truth=truth, box=box, folder=clip.model_folder)
+    return find_masks(masks, clip.frames, truth=truth, box=box, models=clip.models)
 
 
 def _asked_box(clip: Clip) -> Box | None:

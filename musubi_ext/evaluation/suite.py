@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from musubi_ext.errors import Problems, UserError, shown
 from musubi_ext.evaluation.clip import Clip
+from musubi_ext.evaluation.comparable import comment, scene_of
 from musubi_ext.evaluation.flow import cores, one_thread
 from musubi_ext.evaluation.masks import MaskSource
 from musubi_ext.evaluation.metrics import METRICS, Metric
@@ -46,10 +47,14 @@ class Inputs:
 
 @dataclass(frozen=True)
 class Measured:
-    """The results of one clip, and what went wrong with it: an undecodable file or a metric's own failure."""
+    """The results of one clip, and what went wrong with it: an undecodable file or a metric's own failure.
+
+    `scene`: prompt, first frame and seed of a clip that we generated; None for others.
+    """
 
     results: dict[str, Result]
-    problems: tuple[str, ...] = field(default=())
+    problems: tuple[str, ...] = ()
+    scene: Mapping[str, Any] | None = None
 
 
 def evaluate(
@@ -57,7 +62,7 @@ def evaluate(
     *,
     truth: Truth | None = None,
     metrics: Sequence[str] | Literal["all"] = "all",
-    masks: MaskSource | Masks = MaskSource.COLOR,
+    masks: MaskSource | Masks | str = MaskSource.COLOR,
     reference: Frames | None = None,
     asked: Asked | None = None,
     models: ModelSource | None = None,
@@ -69,10 +74,12 @@ def evaluate(
 
     `masks` says where the subject is found: the colour model for generated clips, `MaskSource.TRUTH` for the truth's
     own frames, or masks (F, H, W) from elsewhere. `reference` frames replace the truth's as the unit of motion.
-    `profile` is what flow may cost, `threads` how many cores (all). What a clip cannot answer comes back `unavailable`
-    with the reason; so does everything about a file that cannot be decoded to its end. Raises UserError for an unknown
-    metric or a file that is not there, ValueError for arrays of another shape.
+    `caption`: what the video should show, else the prompt that a video of ours carries. `profile` is what flow may
+    cost, `threads` how many cores (all). What a clip cannot answer comes back `unavailable` with the reason; so does
+    everything about a file that cannot be decoded to its end. Raises UserError for an unknown metric or a file that is
+    not there, ValueError for an unknown provider or profile and arrays of another shape.
     """
+    masks = masks if isinstance(masks, np.ndarray) else MaskSource(masks)
     inputs = Inputs(truth, masks, reference, asked, models, caption, Profile(profile), threads)
     chosen = select(metrics)
     if not isinstance(video, np.ndarray):
@@ -91,8 +98,11 @@ def measure_file(
 
     try:
         info = pool.probe(path)
+        scene = scene_of(comment(info.comment))
+        inputs = replace(inputs, caption=inputs.caption or str((scene or {}).get("prompt", "")))
         with one_thread():
-            return _all(metrics, _clip(VideoFile(path, info), metrics, inputs, info.fps or None), contain)
+            found = _all(metrics, _clip(VideoFile(path, info), metrics, inputs, info.fps or None), contain)
+        return replace(found, scene=scene)
     except UserError as error:
         return Measured(unavailable(metrics, str(error)), error.problems)
 

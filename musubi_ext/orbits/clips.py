@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -31,6 +31,7 @@ from musubi_ext.video import Frames
 
 WAN_FPS = 16.0
 MAX_BYTES = 4 << 30  # of one clip's resized frames
+MAX_COMMENT = 1 << 16  # characters; what generated clips carry has a few hundred
 # PyAV 17 and later convert with as many threads as there are cores: the same pixels, but none starts under a limit.
 ONE_THREAD = {"threads": 1} if int(av.__version__.split(".")[0]) >= 17 else {}
 UNEVEN = 0.1  # of the median gap between frames: a rate that varies less is called constant
@@ -44,6 +45,7 @@ class ClipInfo:
     width, height: pixels of the upright first frame. fps: frames a second on average. rotation: clockwise degrees that
     turn the stored frames upright (0, 90, 180, 270). duration: seconds from the first frame to the end of the last.
     pixel_format: libav's name. bit_depth: bits a channel. alpha: whether the format can hold transparency (every gif).
+    comment: the container's own, "" when it has none or one above 64 kB.
     """
 
     width: int
@@ -57,6 +59,7 @@ class ClipInfo:
     pixel_format: str = ""
     bit_depth: int = 8
     alpha: bool = False
+    comment: str = ""
 
     @property
     def size(self) -> Size:
@@ -76,7 +79,7 @@ def probe(path: Path | str) -> ClipInfo:
                 lengths.append(packet.duration or 0)
         if first is None:
             raise _empty(path)
-        return _info(path, stream, first, times, lengths)
+        return replace(_info(path, stream, first, times, lengths), comment=_comment(container))
 
 
 def _info(path: Path | str, stream: Any, first: Any, times: array[int], lengths: array[int]) -> ClipInfo:
@@ -98,6 +101,11 @@ def _info(path: Path | str, stream: Any, first: Any, times: array[int], lengths:
         bit_depth=max(part.bits for part in first.format.components),
         alpha=alpha,
     )
+
+
+def _comment(container: Any) -> str:
+    text = container.metadata.get("comment", "")
+    return text if len(text) <= MAX_COMMENT else ""
 
 
 def _uneven(gaps: np.ndarray[Any, Any]) -> bool:

@@ -71,3 +71,20 @@ def test_a_background_that_circles_alone_is_not_the_subjects_motion() -> None:
     assert (found["global_flow"] or 0) > 2
     close = measured(scene([(128, 128)] * 16, circle))
     assert (close["subject_flow"] or 0) < 0.15 * (close["global_flow"] or 0)
+
+
+def test_drift_from_the_truth_is_what_the_camera_did_not_ask_for() -> None:
+    """The truth's disc moves by the camera: following it is no drift, standing still is, and so is double speed."""
+    steps = [(90.0 + 2 * i, 128.0) for i in range(16)]
+    truth = scene(steps, [(0, 0)] * 16)
+
+    def drift(places: list[tuple[float, float]]) -> float | None:
+        video = scene(places, [(0, 0)] * 16)
+        name = "subject_drift_from_truth"
+        return evaluate(video.frames, truth=truth, masks=video.masks, metrics=[name])[name].value
+
+    assert drift(steps) == 0
+    assert drift([steps[0]] * 16) == pytest.approx(4.609772228646444 * 2, rel=1e-12)
+    assert drift([(90.0 + 4 * i, 128.0) for i in range(16)]) == pytest.approx(4.609772228646444 * 2, rel=1e-12)
+    aside = [(x, y + 20) for x, y in steps]
+    assert drift(aside) == pytest.approx(0, abs=1e-12)

@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 
 from musubi_ext.cli import main
+from musubi_ext.evaluation.comparable import load
 from musubi_ext.evaluation.formats import CIRCLE_ROTATE, circle_rotate
 from musubi_ext.evaluation.journal import journal_path
 from musubi_ext.evaluation.metrics import METRICS
 from musubi_ext.evaluation.result import Result, read_results
-from musubi_ext.orbits.render import write_dataset
+from musubi_ext.orbits.render import render, write_dataset
+from musubi_ext.video import write_mp4
 
 METRIC = ["--metric", "motion_magnitude", "psnr_first_last", "subject_drift"]
 
@@ -92,12 +94,39 @@ def test_the_names_of_circle_rotate_lead_to_metrics_that_exist() -> None:
     assert set(CIRCLE_ROTATE.values()) <= set(METRICS)
 
 
+def test_a_generated_clip_states_its_scene(clips: Path, tmp_path: Path) -> None:
+    """Prompt, first frame and seed come from the file, also when the clip was measured by an earlier run."""
+    folder, out = tmp_path / "made", tmp_path / "out.json"
+    folder.mkdir()
+    frames = render(3).frames
+    request = {"prompt": "a car", "first": {"sha256": "ab" * 32}, "seed": 7}
+    write_mp4(folder / "made.mp4", frames, 16, comment={"request": request})
+    write_mp4(folder / "foreign.mp4", frames, 16, comment={"request": "by hand"})
+    (folder / "torn.mp4").write_bytes(b"no video")
+    scenes = {"made.mp4": {"prompt": "a car", "first_frame": "ab" * 32, "seed": 7}}
+    for _ in range(2):
+        assert main(["evaluate", "--metric", "motion_magnitude", "--input_dir", str(folder), "-o", str(out)]) == 1
+        assert strict(out)["scenes"] == scenes
+    assert dict(load(out).scenes) == scenes
+
+
 def test_every_mistake_is_named_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["evaluate", str(tmp_path / "none"), "-o", "r.txt", "--html", "r.pdf", "--masks", "truth", "--workers", "0"]
-    assert main([*words, "--metric", "psrn", "--truth", str(tmp_path / "t"), "--asked", str(tmp_path / "a")]) == 2
+    words += [
+        "--metric",
+        "psrn",
+        "fid",
+        "--truth",
+        str(tmp_path / "t"),
+        "--asked",
+        str(tmp_path / "a"),
+        "--i3d",
+        "x.pt",
+    ]
+    assert main(words) == 2
     err = capsys.readouterr().err
     for said in ("none: expected a folder", "--output r.txt", "--html r.pdf", "--workers 0", "did you mean psnr?",
-                 "--truth", "--asked"):  # fmt: skip
+                 "--truth", "--asked", "--metric fid: compares two sets", "--i3d x.pt"):  # fmt: skip
         assert said in err, said
     assert main(["evaluate", "-o", "r.json"]) == 2
     assert main(["evaluate", str(tmp_path), "--input_dir", str(tmp_path), "-o", "r.json"]) == 2

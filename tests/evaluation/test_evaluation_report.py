@@ -15,12 +15,13 @@ from PIL import Image
 
 from musubi_ext.errors import UserError
 from musubi_ext.evaluation.comparable import load
-from musubi_ext.evaluation.compare import compare
+from musubi_ext.evaluation.compare import READINGS, compare
 from musubi_ext.evaluation.masks import MaskSource
 from musubi_ext.evaluation.report import media, write_compare_report, write_report
 from musubi_ext.evaluation.report.extremes import extremes
 from musubi_ext.evaluation.report.media import media_of
 from musubi_ext.evaluation.report.pictures import flow_pictures
+from musubi_ext.evaluation.report.style import STYLE
 from musubi_ext.evaluation.result import Result, results_document, write_results
 from musubi_ext.evaluation.suite import evaluate
 from musubi_ext.evaluation.verdict import judge
@@ -265,3 +266,11 @@ def test_the_comparison_page_shows_verdict_metrics_and_both_videos(
     assert any(label.startswith("base-") for label in labels)
     assert any(label.startswith("pair-") for label in labels)
     assert [of.get("id") for of in page.all("table")] == ["table", "scenes"]
+
+
+def test_no_rule_for_a_part_of_the_page_lays_out_a_table_row() -> None:
+    """Rows are classed by how a metric reads; `.pair { display: grid }` for two videos took the row's cells apart."""
+    for reading in READINGS:
+        for selector, rules in re.findall(r"([^{}]*)\{([^{}]*)\}", STYLE):
+            parts = [one.strip() for one in selector.split(",")]
+            assert f".{reading}" not in parts or "display" not in rules

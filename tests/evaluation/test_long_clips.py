@@ -108,12 +108,12 @@ def test_a_measured_clip_is_let_go_at_once(monkeypatch: pytest.MonkeyPatch, give
     frames = panning(17)
     truth = Truth(frames, np.ones(frames.shape[:3], bool), np.zeros(17, np.float32), 1) if given else None
     left = []
-    for metric in METRICS:
-        gc.collect()
-        gc.disable()
-        try:
+    gc.collect()
+    gc.disable()
+    try:
+        for metric in METRICS:
             evaluate(frames, truth=truth, metrics=[metric], threads=1)
             left += [metric] if held.pop()() is not None else []
-        finally:
-            gc.enable()
+    finally:
+        gc.enable()
     assert left == []

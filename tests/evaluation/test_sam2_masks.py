@@ -9,6 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from musubi_ext.evaluation.features import ModelSource, Network
+from musubi_ext.evaluation.features.loaded import loaded
 from musubi_ext.evaluation.masks import MaskSource, find_masks, sam2
 from musubi_ext.evaluation.result import UnavailableError
 from musubi_ext.evaluation.suite import evaluate
@@ -71,21 +73,21 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_masks_come_at_the_clips_size_with_name_coverage_and_licence(weights: Path) -> None:
     frames = render(3, size=(96, 64), frames=5).frames
-    result = find_masks(MaskSource.SAM2, frames, folder=weights)
+    result = find_masks(MaskSource.SAM2, frames, models=ModelSource(weights))
     assert result.masks.shape == (5, 64, 96)
     assert (result.provider, result.licence) == ("sam2", "Apache-2.0")
     assert result.coverage == result.masks.any(axis=(1, 2)).mean()
-    again = find_masks(MaskSource.SAM2, frames, folder=weights / "sam2.1-hiera-tiny")
+    again = find_masks(MaskSource.SAM2, frames, models=ModelSource(weights))
     assert np.array_equal(result.masks, again.masks)
-    assert find_masks(MaskSource.SAM2, frames[:1], folder=weights).masks.shape == (1, 64, 96)
+    assert find_masks(MaskSource.SAM2, frames[:1], models=ModelSource(weights)).masks.shape == (1, 64, 96)
 
 
 def test_box_point_and_middle_are_different_prompts(weights: Path) -> None:
     frames = render(4, frames=3).frames
-    middle = find_masks("sam2", frames, folder=weights).masks
-    assert np.array_equal(middle, find_masks("sam2", frames, folder=weights, point=(32, 32)).masks)
+    middle = find_masks("sam2", frames, models=ModelSource(weights)).masks
+    assert np.array_equal(middle, find_masks("sam2", frames, models=ModelSource(weights), point=(32, 32)).masks)
     for prompt in ({"point": (5.0, 60.0)}, {"box": (2.0, 40.0, 30.0, 62.0)}):
-        assert not np.array_equal(middle[0], find_masks("sam2", frames, folder=weights, **prompt).masks[0])
+        assert not np.array_equal(middle[0], find_masks("sam2", frames, models=ModelSource(weights), **prompt).masks[0])
 
 
 def test_frames_reach_the_model_as_its_own_processor_prepares_them() -> None:
@@ -99,48 +101,55 @@ def test_frames_reach_the_model_as_its_own_processor_prepares_them() -> None:
 
 def test_a_lost_instance_is_an_empty_mask(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An object score below 0 is the model's own word for "not in this frame"."""
-    model = sam2._loaded(str(weights / "sam2.1-hiera-tiny"))
+    model = loaded(ModelSource(weights), Network.SAM2).model
     head = model.mask_decoder.pred_obj_score_head
     monkeypatch.setattr(head, "forward", lambda tokens: torch.full((*tokens.shape[:-1], 1), -5.0))
-    result = find_masks("sam2", render(3, frames=3).frames, folder=weights)
+    result = find_masks("sam2", render(3, frames=3).frames, models=ModelSource(weights))
     assert (result.coverage, bool(result.masks.any())) == (0.0, False)
 
 
 def test_absent_weights_are_unavailable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     frames = render(3, frames=2).frames
-    with pytest.raises(UnavailableError, match=r"SAM 2: not found in .*: expected config.json and model.safetensors"):
-        find_masks("sam2", frames, folder=tmp_path)
+    absent = (
+        r"sam2.1-hiera-tiny: not found in .* nor in the local hub cache .*: put its config.json and model.safetensors"
+    )
+    with pytest.raises(UnavailableError, match=absent):
+        find_masks("sam2", frames, models=ModelSource(tmp_path))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
-    reason = r"SAM 2: facebook/sam2.1-hiera-tiny@de431c4 not found in the local cache"
+    reason = r"facebook/sam2.1-hiera-tiny: no models folder was given nor in the local hub cache"
     with pytest.raises(UnavailableError, match=reason):
         find_masks("sam2", frames)
     results = evaluate(frames, masks=MaskSource.SAM2, metrics=["subject_drift", "subject_flow"])
     for result in results.values():
-        assert str(result.unavailable).startswith("SAM 2: facebook/sam2.1-hiera-tiny@de431c4 not found")
+        assert str(result.unavailable).startswith("facebook/sam2.1-hiera-tiny: no models folder")
 
 
 def test_a_broken_model_is_unavailable(tmp_path: Path) -> None:
-    for name in sam2.FILES:
-        (tmp_path / name).write_text("{}", encoding="utf-8")
-    with pytest.raises(UnavailableError, match="could not be loaded"):
-        find_masks("sam2", render(3, frames=2).frames, folder=tmp_path)
+    model = tmp_path / "sam2.1-hiera-tiny"
+    model.mkdir()
+    for name in ("config.json", "model.safetensors"):
+        (model / name).write_text("{}", encoding="utf-8")
+    with pytest.raises(UnavailableError, match="model_type: expected sam2_video, found None"):
+        find_masks("sam2", render(3, frames=2).frames, models=ModelSource(tmp_path))
 
 
 def test_a_model_with_weights_missing_is_unavailable(weights: Path, tmp_path: Path) -> None:
     whole = weights / "sam2.1-hiera-tiny"
     tensors = load_file(whole / "model.safetensors")
     lost = next(name for name in tensors if name.startswith("mask_decoder"))
-    save_file({name: value for name, value in tensors.items() if name != lost}, tmp_path / "model.safetensors")
-    (tmp_path / "config.json").write_bytes((whole / "config.json").read_bytes())
-    with pytest.raises(UnavailableError, match=f"lacks 1 of the model's weights, {lost} first"):
-        find_masks("sam2", render(3, frames=2).frames, folder=tmp_path)
+    broken = tmp_path / whole.name
+    broken.mkdir()
+    save_file({name: value for name, value in tensors.items() if name != lost}, broken / "model.safetensors")
+    (broken / "config.json").write_bytes((whole / "config.json").read_bytes())
+    with pytest.raises(UnavailableError, match=f"no weights of the expected shape for '{lost}'"):
+        find_masks("sam2", render(3, frames=2).frames, models=ModelSource(tmp_path))
 
 
 def test_prompts_are_checked_before_weights_are_looked_for(tmp_path: Path) -> None:
     frames = render(3, frames=2).frames
     with pytest.raises(ValueError, match="at most one"):
-        find_masks("sam2", frames, box=(0, 0, 5, 5), point=(3, 3), folder=tmp_path)
+        find_masks("sam2", frames, box=(0, 0, 5, 5), point=(3, 3), models=ModelSource(tmp_path))
     with pytest.raises(ValueError, match="point: expected 0 <= x < 64"):
-        find_masks("sam2", frames, point=(64, 3), folder=tmp_path)
+        find_masks("sam2", frames, point=(64, 3), models=ModelSource(tmp_path))
     with pytest.raises(ValueError, match="box: expected"):
-        find_masks("sam2", frames, box=(0, 0, 65, 5), folder=tmp_path)
+        find_masks("sam2", frames, box=(0, 0, 65, 5), models=ModelSource(tmp_path))

@@ -28,7 +28,7 @@ class Loaded:
 @lru_cache(maxsize=8)
 def loaded(source: ModelSource, network: Network) -> Loaded:
     """The network of this source, loaded when first asked for and kept. Raises UnavailableError with the reason."""
-    from musubi_ext.evaluation.features import perceptual, scripted, vision
+    from musubi_ext.evaluation.features import perceptual, scripted, segmenter, vision
 
     device = _device(source.device)
     if network in (Network.INCEPTION, Network.I3D):
@@ -41,7 +41,7 @@ def loaded(source: ModelSource, network: Network) -> Loaded:
         alexnet = locate(PINNED[Network.ALEXNET], source.folder, source.offline)
         names = (alexnet.identity(PINNED[Network.ALEXNET]), weights.identity(pinned))
         return Loaded(perceptual.Lpips(alexnet.weights, weights.weights, device), ", ".join(names))
-    load = vision.load_clip if network is Network.CLIP else vision.load_dino
+    load = {Network.CLIP: vision.load_clip, Network.DINO: vision.load_dino, Network.SAM2: segmenter.load_sam2}[network]
     return Loaded(load(weights.weights, device), weights.identity(pinned))
 
 

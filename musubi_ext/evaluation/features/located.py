@@ -124,7 +124,7 @@ def _absent(pinned: Pinned, folder: Path | None) -> str:
         place = f"{pinned.url} as {pinned.weights[-1]} in the models folder"
     return (
         f"{pinned.name}: {where} nor in {cache} ({wanted}): put {place}, "
-        "or allow downloads once with ModelSource(offline=False)"
+        "or allow downloads once (evaluate --download, ModelSource(offline=False))"
     )
 
 

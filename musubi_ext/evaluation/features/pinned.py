@@ -7,12 +7,13 @@ from enum import StrEnum
 
 
 class Network(StrEnum):
-    """The networks whose features are measured."""
+    """The networks whose features are measured, and the one that finds the subject."""
 
     CLIP = "clip"
     DINO = "dino"
     ALEXNET = "alexnet"
     LPIPS = "lpips"
+    SAM2 = "sam2"
     INCEPTION = "inception"
     I3D = "i3d"
 
@@ -71,6 +72,13 @@ PINNED: dict[Network, Pinned] = {
         licence="BSD-2-Clause",
         url=f"https://raw.githubusercontent.com/richzhang/PerceptualSimilarity/{LPIPS_COMMIT}/lpips/weights/v0.1/alex.pth",
         sha256="df73285e35b22355a2df87cdb6b70b343713b667eddbda73e1977e0c860835c0",
+    ),
+    Network.SAM2: Pinned(
+        weights=("model.safetensors",),
+        licence="Apache-2.0",
+        repository="facebook/sam2.1-hiera-tiny",
+        revision="de431c4043854a71d8101e17995dfe596bf101a5",
+        files=("config.json",),
     ),
     # TorchScript files are programs: never looked for, never downloaded, loaded only when the user names them.
     Network.INCEPTION: Pinned(weights=("inception-2015-12-05.pt",), licence=UNSTATED),

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from pathlib import Path
 
 from musubi_ext.evaluation.color_model import ColorModel
+from musubi_ext.evaluation.features import ModelSource
 from musubi_ext.evaluation.masks.color import track
 from musubi_ext.evaluation.masks.flow import follow
 from musubi_ext.evaluation.masks.regions import Box, Point, coverage
@@ -46,15 +46,13 @@ def find_masks(
     truth: Truth | None = None,
     box: Box | None = None,
     point: Point | None = None,
-    folder: Path | str | None = None,
-    offline: bool = True,
+    models: ModelSource | None = None,
 ) -> FoundMasks:
     """The subject's masks in uint8 RGB `frames` (F, H, W, 3); a frame where it was not found has an empty one.
 
-    `box` (flow, sam2) and `point` (sam2) are in pixels of the first frame. `folder` holds SAM 2's weights, or
-    subfolders with models by name; without it the local hub cache is searched, and the hub itself only when not
-    `offline`. Raises UnavailableError with the reason when this provider cannot answer, ValueError for a box or point
-    that does not lie in the frame or that the provider does not take.
+    `box` (flow, sam2) and `point` (sam2) are in pixels of the first frame. `models` says where SAM 2's weights are (the
+    local cache). Raises UnavailableError with the reason when this provider cannot answer, ValueError for a box or
+    point that does not lie in the frame or that the provider does not take.
     """
     source = MaskSource(source)
     if not len(frames):
@@ -69,7 +67,7 @@ def find_masks(
     elif source is MaskSource.SAM2:
         from musubi_ext.evaluation.masks import sam2  # torch and transformers are heavy: only who asks loads them
 
-        masks, licence = sam2.segment(frames, box=box, point=point, folder=folder, offline=offline), sam2.LICENCE
+        masks, licence = sam2.segment(frames, models or ModelSource(), box=box, point=point), sam2.LICENCE
     else:
         if truth is None:
             raise UnavailableError(f"masks by {source} need the truth, and no truth was given for this clip")

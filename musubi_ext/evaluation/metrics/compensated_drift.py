@@ -25,7 +25,7 @@ def subject_drift_compensated(clip: Clip) -> Reading:
     Unavailable below 90% mask coverage, with one frame, when the subject's base is out of the picture, and when the
     ground around it has too little texture to tell how the camera moves (rendered clips of the plain look).
     """
-    if len(clip.frames) < 2:
+    if clip.shape[0] < 2:
         raise UnavailableError("motion needs two frames, the clip has one")
     sighted(clip.masks[clip.samples])
     path = wander(clip.gray, clip.masks, clip.samples)

@@ -15,7 +15,7 @@ video:focus-visible { outline: 2px solid var(--good); outline-offset: 2px; }
 .skip { position: absolute; left: -999rem; } .skip:focus { position: static; }
 .counts .fit b, .counts .unfit b { color: inherit; }
 .metric svg { margin: .4rem 0; }
-.pair { display: grid; gap: .8rem; align-items: start;
+div.pair { display: grid; gap: .8rem; align-items: start;
   grid-template-columns: repeat(auto-fit, minmax(min(100%, 30rem), 1fr)); }
 .shown { content-visibility: visible; } .shown h4 { margin: 0 0 .5rem; font-size: .95rem; overflow-wrap: anywhere; }
 .chip { display: inline-block; padding: 0 .5em; margin-right: .4em; border: 1px solid currentColor; border-radius: 1em;
@@ -32,7 +32,7 @@ figure { margin: 0 0 .5rem; } figcaption { color: var(--faint); font-size: .8rem
   background: conic-gradient(from 90deg, #f00, #ff0, #0f0, #0ff, #00f, #f0f, #f00); }
 dl.numbers { display: flex; flex-wrap: wrap; gap: .2rem 1.2rem; margin: .4rem 0; font-variant-numeric: tabular-nums; }
 dl.numbers div { display: flex; gap: .4rem; } dl.numbers dt { color: var(--faint); } dl.numbers dd { margin: 0; }
-summary { cursor: pointer; font-weight: 600; } details { margin: .8rem 0; } details > .pair { margin-top: .6rem; }
+summary { cursor: pointer; font-weight: 600; } details { margin: .8rem 0; } details > div.pair { margin-top: .6rem; }
 td.text { text-align: left; white-space: normal; min-width: 12rem; } th.text { text-align: left; }
 td a { color: inherit; text-decoration-color: var(--good); }
 tr.pair td.reading { color: var(--fit); font-weight: 600; }
