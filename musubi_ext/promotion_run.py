@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 from mlflow import MlflowClient
 
 from musubi_ext.base_digest import POCKET, base_digest, base_folder
-from musubi_ext.errors import UserError
+from musubi_ext.errors import Problems, UserError
 from musubi_ext.judged_index import Evidence, KeptDecision, question, recall, remember
 from musubi_ext.registry.alias_moves import Pointers
-from musubi_ext.registry.downloads import cache_root, cached, content_key
+from musubi_ext.registry.downloads import cache_root, cached, content_key, store_problems
 from musubi_ext.registry.names import CANDIDATE, ModelReference, check_name
 from musubi_ext.registry.promotion import ALREADY, Outcome, Promotion, clear_up, promote_version
 from musubi_ext.registry.store import connect, tracking_uri
@@ -87,6 +88,7 @@ def promote_candidate(
     before = Pointers.now(client, name) if dry_run else Pointers.of(clear_up(client, name, uri))
     if before.champion == int(candidate.version):
         return Promotion(name, before.champion, False, (ALREADY,), before.champion, before.previous, "already")
+    _check_store(client, candidate)
     new, old = _verified(client, candidate), None
     if before.champion is not None:
         old = _verified(client, find_version(client, ModelReference(name, version=before.champion)))
@@ -112,6 +114,20 @@ def _verified(client: MlflowClient, version: Any) -> Version:
     manifest = next(name for name in files if name.endswith(".json"))
     content = json.loads((folder / manifest).read_text(encoding="utf-8"))
     return Version(version, folder, content_key(files), content)
+
+
+def _check_store(client: MlflowClient, version: Any) -> None:
+    """Raise UserError for files that are not the registered ones where everybody else will load them from.
+
+    This machine's verified copy would hide that.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        wrong = store_problems(client, version, Path(folder))
+    problems = Problems()
+    for name, problem in wrong.items():
+        if problem:
+            problems.add(address(version), f"{name}: {problem}", "register the pair again from its training output")
+    problems.raise_if_any()
 
 
 def _foreign(new: Version, old: Version | None) -> Evidence | None:

@@ -224,6 +224,16 @@ def test_a_step_that_fails_is_failed_and_says_what_it_lacks(
     assert (run.info.status, tried.steps(run.info.run_id)["evaluate"].info.status) == ("FAILED", "FAILED")
 
 
+def test_a_gate_that_cannot_be_used_is_refused_before_anything_is_made(
+    tried: Tried, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gate = tmp_path / "gate.toml"
+    gate.write_text("[gate]\nmin_sceens = 2\n")
+    assert tried.run("--gate", str(gate), "--seed", "9") == 2
+    assert "min_sceens" in capsys.readouterr().err
+    assert (tried.out / "pair" / "pair.pair.json").is_file()
+
+
 def test_one_pipeline_at_a_time_in_a_folder(tried: Tried, capsys: pytest.CaptureFixture[str]) -> None:
     with locked(tried.out / "stamps", "taken"):
         assert tried.run() == 2

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -20,9 +23,18 @@ from musubi_ext.registry.runs import PARENT_TAG
 from musubi_ext.registry.store import connect
 
 
+@pytest.fixture(scope="module")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with its tables, which take a second to make."""
+    path = tmp_path_factory.mktemp("store") / "mlflow.db"
+    connect(f"sqlite:///{path}")
+    return path
+
+
 @pytest.fixture
-def uri(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+def uri(empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.delenv("MLFLOW_RUN_ID", raising=False)
+    shutil.copy(empty_store, tmp_path / "mlflow.db")
     return f"sqlite:///{tmp_path / 'mlflow.db'}"
 
 
@@ -37,10 +49,11 @@ def statuses(client: MlflowClient) -> dict[str, str]:
 
 def test_what_a_killed_process_left_open_is_closed_by_the_next(uri: str, tmp_path: Path) -> None:
     killed = runs(uri, tmp_path)
-    with pytest.raises(KeyboardInterrupt), killed.step("train", "k", {}):
-        killed.below("pair")
-        killed._end = lambda *_: None  # type: ignore[method-assign] # SIGKILL: nobody says how it ended
-        raise KeyboardInterrupt
+    step = killed.step("train", "k", {})
+    step.__enter__()
+    killed.below("pair")
+    killed._end = lambda *_: None  # type: ignore[method-assign] # SIGKILL: nobody says how it ended
+    step.__exit__(None, None, None)
     client = connect(uri)
     assert statuses(client) == dict.fromkeys(("p", "train", "pair"), "RUNNING")
     experiment = client.get_experiment_by_name("e").experiment_id
@@ -113,7 +126,8 @@ def test_a_training_that_is_broken_off_goes_on_in_its_run(uri: str, tmp_path: Pa
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_the_second_signal_does_not_break_into_the_cleaning_up(number: signal.Signals) -> None:
     cleaned = []
-    with pytest.raises(KeyboardInterrupt), stoppable():
+
+    def work() -> None:
         try:
             os.kill(os.getpid(), number)
             time.sleep(1)
@@ -122,6 +136,9 @@ def test_the_second_signal_does_not_break_into_the_cleaning_up(number: signal.Si
                 os.kill(os.getpid(), again)
             time.sleep(0.01)
             cleaned.append(True)
+
+    with pytest.raises(KeyboardInterrupt), stoppable():
+        work()
     assert cleaned
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
@@ -143,7 +160,7 @@ def test_how_a_training_ended(
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel tells children only there")
 def test_a_training_does_not_outlive_a_pipeline_that_is_killed(tmp_path: Path) -> None:
     (tmp_path / "stand_in.py").write_text(
-        "import os, pathlib, time\npathlib.Path('pid').write_text(str(os.getpid()))\ntime.sleep(60)\n"
+        "import os, pathlib, time\npathlib.Path('pid').write_text(str(os.getpid()))\ntime.sleep(600)\n"
     )
     code = (
         "import pathlib\nfrom musubi_ext.pipeline import training, runs\ntraining.PROGRAM = 'stand_in'\n"
@@ -155,12 +172,16 @@ def test_a_training_does_not_outlive_a_pipeline_that_is_killed(tmp_path: Path) -
     child = int((tmp_path / "pid").read_text())
     parent.kill()
     parent.wait()
-    _wait(lambda: not _alive(child))
+    try:
+        _wait(lambda: not _alive(child))
+    finally:
+        with suppress(ProcessLookupError):
+            os.kill(child, signal.SIGKILL)
 
 
-def _wait(until: object) -> None:
-    end = time.monotonic() + 30
-    while not until():  # type: ignore[operator]
+def _wait(until: Callable[[], bool]) -> None:
+    end = time.monotonic() + 60
+    while not until():
         assert time.monotonic() < end
         time.sleep(0.05)
 

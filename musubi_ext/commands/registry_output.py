@@ -14,6 +14,8 @@ from typing import Any
 
 from musubi_ext.errors import shown
 
+_WIDEST = 4000  # characters
+
 
 def json_flag() -> argparse.ArgumentParser:
     """`--json`, as a parent of a verb's parser."""
@@ -30,17 +32,27 @@ def print_json(value: Any) -> None:
 def print_table(
     title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], *, right: Sequence[str] = ()
 ) -> None:
-    """A table with the columns in `right` aligned to the right; long text is folded, never cut."""
+    """A table with the columns in `right` aligned to the right; long text is folded, never cut.
+
+    A file or a pipe has no edge: there a table is as wide as it wants to be.
+    """
+    from rich import box
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
-    table = Table(title=escape(shown(title)), title_justify="left")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), collapse_padding=True)
     for column in columns:
         table.add_column(column, justify="right" if column in right else "left", overflow="fold")
     for row in rows:
         table.add_row(*(escape(shown(text(value))) for value in row))
-    Console().print(table)
+    console = Console()
+    if not console.is_terminal:
+        console.width = max(
+            console.width, console.measure(table, options=console.options.update(width=_WIDEST)).maximum
+        )
+    console.print(shown(title), style="bold", markup=False, highlight=False)
+    console.print(table)
 
 
 def say(line: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from musubi_ext.commands.registry_store import REFERENCE, connected, store_flag
 from musubi_ext.errors import UserError
 
 _DAMAGED = 1  # exit status
+_DIGEST = re.compile(r"\b[0-9a-f]{64}\b")
 
 
 def add_list(verbs: Any) -> None:
@@ -184,9 +186,15 @@ def run_diff(args: argparse.Namespace) -> int:
         print_json(found.as_dict())
         return 0
     for section in SECTIONS:
-        rows = [(one.key, one.a, one.b, _signed(one.change)) for one in found.differences if one.section == section]
+        of = [one for one in found.differences if one.section == section]
+        rows = [
+            (one.key, _short(one.a), _short(one.b), _signed(one.change)) for one in of if None not in (one.a, one.b)
+        ]
         if rows:
             print_table(section, ("what", found.a, found.b, "change"), rows, right=("change",))
+        for name, alone in ((found.a, [one for one in of if one.b is None]), (found.b, [o for o in of if o.a is None])):
+            if alone:
+                say(f"{section}, only of {name}: {', '.join(one.key for one in alone)}")
     if not found.differences:
         print(f"{found.a} and {found.b} are the same, to the last bit")
     if found.weights is not None:
@@ -199,6 +207,11 @@ def run_diff(args: argparse.Namespace) -> int:
     for note in found.notes:
         say(note)
     return 0
+
+
+def _short(value: Any) -> Any:
+    """A digest by its first digits, wherever it stands in a text; --json has it whole."""
+    return _DIGEST.sub(lambda found: f"{found[0][:12]}…", value) if isinstance(value, str) else value
 
 
 def _signed(change: float | None) -> str:

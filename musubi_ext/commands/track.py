@@ -30,7 +30,8 @@ def run(args: argparse.Namespace) -> int:
     """Exit status: 0 when nothing is left to send, else 1. Raises UserError."""
     from musubi_ext.registry.replay import look
 
-    spools = look(args.spool)
+    absent = args.spool == Path(SPOOLS) and not args.spool.exists()  # it goes away with the last spool
+    spools = [] if absent else look(args.spool)
     if not spools:
         print(f"{args.spool}: no spool, everything is in MLflow")
     if args.track_verb == "status":

@@ -37,10 +37,8 @@ def cache(demo: Demo) -> None:
 
 def train(demo: Demo) -> None:
     """Both experts side by side, in a process of its own. Raises UserError when training could not be finished."""
-    words = command(demo)
-    trainer.train(
-        words[words.index(trainer.PROGRAM) + 1 :], demo.layout.pair, PAIR, demo.layout.tracking_uri, demo.runs
-    )
+    words, layout = command(demo), demo.layout
+    trainer.train(words[words.index(trainer.PROGRAM) + 1 :], layout.pair, PAIR, layout.tracking_uri, demo.runs)
 
 
 def command(demo: Demo) -> list[str]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from musubi_ext.errors import UserError
-from musubi_ext.pipeline.settings import STEPS, Layout, Settings, add_arguments
+from musubi_ext.pipeline.settings import POCKET, STEPS, Layout, Settings, add_arguments
 
 if TYPE_CHECKING:
     from musubi_ext.pipeline.stages import Stage
@@ -62,6 +62,8 @@ def run(args: argparse.Namespace) -> int:
 
         settings = Settings.parse(args)
         _check_folder(layout)
+        if args.step not in STEPS[:2]:
+            _check_gate(settings)
         work = Pipeline(settings, Console(highlight=False), runs, uri)
         stages = chain(settings, args.step)
         if args.dry_run:
@@ -79,6 +81,16 @@ def _check_folder(layout: Layout) -> None:
     if layout.root.is_dir() and not layout.marker.is_file() and any(layout.root.iterdir()):
         raise UserError(f"--output_dir {layout.root}: not empty, and no pipeline made it ({layout.marker.name} is not "
                         "there): give a new folder")  # fmt: skip
+
+
+def _check_gate(settings: Settings) -> None:
+    """Raises UserError now for a gate that would be refused after the training."""
+    from musubi_ext.registry.gate_file import Gate
+
+    if not Gate.load(settings.gate).written and settings.task != POCKET:
+        raise UserError(
+            f"{settings.gate}: no [suite], and the default one is the pocket's: {settings.task} needs its own"
+        )
 
 
 def _mark(layout: Layout) -> None:

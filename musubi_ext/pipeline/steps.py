@@ -107,10 +107,13 @@ def train(work: Pipeline) -> Mapping[str, Any]:
     settings, layout = work.options, work.layout
     words = training_words(settings, work.uri, work.runs.experiment)
     run_trainer(words, layout.pair, settings.output_name, work.uri, work.runs)
+    files = contents.pair(settings)
+    if files is None:
+        raise UserError(f"{layout.pair}: the training left no pair, which needs both experts (see train_flags)")
     run_id = trained_in(layout.pair / f"{settings.output_name}.pair.json")
     if run_id is not None:
         work.runs.tags({"pair.run": run_id})
-    return {"pair": contents.pair(settings)}
+    return {"pair": files}
 
 
 def trained(work: Pipeline, result: Mapping[str, Any]) -> bool:

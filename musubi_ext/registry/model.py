@@ -18,6 +18,7 @@ from musubi_ext.registry.downloads import cached, content_key
 from musubi_ext.registry.model_folder import FILES, save_model_folder
 from musubi_ext.registry.names import check_file_name, check_name, check_run_id, parse_reference, shown
 from musubi_ext.registry.store import EXPERIMENT, STORE_ERRORS, connect, experiment_id, first_line, tracking_uri
+from musubi_ext.registry.users import REGISTERED_BY, current_user
 from musubi_ext.registry.versions import FILE_TAG, FOLDER_TAG, address, checksums, find_version
 from musubi_ext.schedule.experts import Expert
 from musubi_ext.storage import sha256
@@ -43,6 +44,7 @@ def register_pair(
     check_name(name)
     if run_id is not None:
         check_run_id(run_id)
+    user = current_user()
     _check_file_names(pair)
     pair.verify()
     uri = tracking_uri(uri)
@@ -58,6 +60,7 @@ def register_pair(
         if not run_id:
             client.set_terminated(run, status)
     tags |= {f"evaluation.{key}": str(value) for key, value in (evaluation or {}).items()}
+    tags[REGISTERED_BY] = user
     _create_model(client, name)
     version = client.create_model_version(name, f"runs:/{run}/{target}", run_id=run, tags={**_tags(pair), **tags})
     return int(version.version)

@@ -14,7 +14,7 @@ import json
 import os
 import shutil
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from musubi_ext.registry.runs import OFFLINE
 from musubi_ext.registry.spool_contents import Contents, read_contents
 from musubi_ext.storage import write_json
 
+SPOOLS = "mlflow_spool"  # in the working directory, unless another folder is named
 EVENTS, DELIVERED, REFUSED = "events.jsonl", "delivered.json", "refused.jsonl"
 _READ_BYTES = 1 << 20
 Line = tuple[Event | None, int, int]  # what it says, where it starts, where it ends
@@ -138,6 +139,9 @@ class Spool:
         """Let go of the folder; it goes away when nothing in it is still to be sent."""
         if self.unsent == 0 and self.contents.ended:
             shutil.rmtree(self.path)
+            if self.path.parent.name == SPOOLS:
+                with suppress(OSError):  # there are others
+                    self.path.parent.rmdir()
         self.release()
 
     def release(self) -> None:
@@ -170,7 +174,7 @@ def spools(folder: Path) -> list[Path]:
     """`folder` itself when it is a spool, else the spools in it or in its `mlflow_spool`, by name."""
     if (folder / EVENTS).is_file():
         return [folder]
-    places = [*folder.glob(f"*/{EVENTS}"), *folder.glob(f"mlflow_spool/*/{EVENTS}")]
+    places = [*folder.glob(f"*/{EVENTS}"), *folder.glob(f"{SPOOLS}/*/{EVENTS}")]
     return sorted({place.parent for place in places})
 
 

@@ -12,6 +12,7 @@ from mlflow import MlflowClient
 
 from musubi_ext.errors import UserError
 from musubi_ext.registry.runs import OFFLINE, key_of, resolve_run_id
+from musubi_ext.registry.spool import SPOOLS
 from musubi_ext.registry.store import (
     STORE_ERRORS,
     StoreAway,
@@ -22,8 +23,6 @@ from musubi_ext.registry.store import (
     tracking_uri,
     without_password,
 )
-
-SPOOLS = "mlflow_spool"
 
 
 @dataclass(frozen=True)

@@ -54,11 +54,11 @@ def test_register_list_show_rollback(
     assert capsys.readouterr().out == "orbit: champion = 1, previous = 2\n"
     assert command("list", "--mlflow_tracking_uri", uri) == 0
     row = next(line for line in capsys.readouterr().out.splitlines() if "orbit" in line)
-    assert row.replace("│", "").split()[:6] == ["orbit", "2", "2", "1", "2", "–"]
+    assert row.split()[:6] == ["orbit", "2", "2", "1", "2", "–"]
     assert command("show", "orbit@previous") == 0
     shown = capsys.readouterr().out
     assert "candidate, previous" in shown
-    assert f"verified │ {sha256(pair_folder / 'orbit_h.safetensors')}" in shown
+    assert f"verified  {sha256(pair_folder / 'orbit_h.safetensors')}" in shown
     assert "shaky" in shown
 
 

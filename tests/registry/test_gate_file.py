@@ -160,3 +160,9 @@ def test_the_first_version_is_asked_for_what_is_absolute(tmp_path: Path, asked: 
     limits, left_out = Gate.load(SHIPPED).for_first_version()
     assert (limits.built_in, left_out) == (("direction",), ("drift",))
     assert limits.min_motion_ratio == 0.7
+
+
+def test_a_gate_with_a_suite_is_one_for_compare_too(tmp_path: Path) -> None:
+    path = tmp_path / "gate.toml"
+    path.write_text("[gate]\nmin_scenes = 7\n\n[suite]\nscenes = 8\n", encoding="utf-8")
+    assert Thresholds.load(path).min_scenes == 7

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -78,9 +79,9 @@ def test_the_environment_has_a_python_that_we_support() -> None:
     assert environment["dependencies"] == ["-e .."]
 
 
-def test_mlflow_runs_it(tmp_path: Path) -> None:
+def test_mlflow_runs_it(migrated_store: Path, tmp_path: Path) -> None:
     """For real, as far as a step that has nothing to work on: it is FAILED, and so is the run that MLflow opened."""
-    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    uri = f"sqlite:///{shutil.copy(migrated_store, tmp_path / 'mlflow.db')}"
     environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_RUN_ID"}
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     environment |= {"MLFLOW_TRACKING_URI": uri, "PATH": path, "PYTHONPATH": str(ROOT)}

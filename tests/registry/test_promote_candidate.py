@@ -22,7 +22,7 @@ from musubi_ext.evaluation.truth import Truth
 from musubi_ext.pocket.config import random_pipeline
 from musubi_ext.registry.alias_moves import Pointers
 from musubi_ext.registry.gate_file import Gate
-from musubi_ext.registry.model import register_pair
+from musubi_ext.registry.model import load_pair, register_pair
 from musubi_ext.registry.promotion import history, set_candidate
 from musubi_ext.registry.store import connect
 from musubi_ext.storage import sha256
@@ -203,7 +203,9 @@ def champion(client: MlflowClient, uri: str, pairs: dict[str, AdapterPair]) -> i
     return number
 
 
+@pytest.mark.parametrize("copied", [False, True], ids=["first seen", "copied here before"])
 def test_a_candidate_that_was_tampered_with_is_refused_before_anything_is_made(
+    copied: bool,
     champion: int,
     client: MlflowClient,
     uri: str,
@@ -215,6 +217,8 @@ def test_a_candidate_that_was_tampered_with_is_refused_before_anything_is_made(
     monkeypatch.setenv("MUSUBI_EXT_CACHE", str(tmp_path / "fresh"))
     nothing_is_made(monkeypatch)
     put_up(pairs["fair"], uri)
+    if copied:  # this machine's own copy stays right: everybody else would load the other bytes
+        load_pair(f"{NAME}/2", uri=uri)
     run = client.get_model_version(NAME, "2").run_id
     file = next((tmp_path / "mlartifacts" / run).rglob("artifacts/orbit_l.safetensors"))
     content = bytearray(file.read_bytes())

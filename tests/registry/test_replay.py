@@ -65,11 +65,11 @@ def test_replay_of_a_killed_run(uri: str, tmp_path: Path, capsys: pytest.Capture
     assert main(["track", "status"]) == 1
     said = capsys.readouterr().out
     assert "(killed)" in said
-    (found,) = look(tmp_path / "mlflow_spool")
+    (found,) = look(tmp_path)
     assert f"unsent {found.unsent}" in said
     assert main(["track", "replay", "--dry-run"]) == 1
     assert "2 status" in capsys.readouterr().out.replace("3 status", "2 status")  # of low and the pair, perhaps of high
-    assert look(tmp_path / "mlflow_spool") == [found]
+    assert look(tmp_path) == [found]
 
     assert main(["track", "replay"]) == 0
     assert ", 0 left" not in capsys.readouterr().out
@@ -143,7 +143,7 @@ def test_a_resumed_run_goes_on_in_its_runs_though_both_began_offline(uri: str, t
         again = second.expert("high")
         for step in range(5, 11):  # from the state at step 4
             again.log_metrics({"loss": float(step)}, step)
-    (found,) = look(tmp_path / "mlflow_spool")
+    (found,) = look(tmp_path)
     assert replay(found, uri).left == 0
     runs = tree(uri)
     assert resolve_run_id(MlflowClient(uri), first.run_id) == runs["pair"].info.run_id  # type: ignore[attr-defined]
@@ -167,7 +167,7 @@ def test_a_resumed_run_is_running_again_and_open_experts_are_killed(uri: str, tm
             "low": "KILLED",
         }
     assert tree(uri)["pair"].info.status == "FINISHED"  # type: ignore[attr-defined]
-    assert not list((tmp_path / "mlflow_spool").iterdir())
+    assert not (tmp_path / "mlflow_spool").exists()
 
 
 def test_a_run_that_goes_on_beside_its_dead_spool_is_not_killed(uri: str, tmp_path: Path) -> None:
