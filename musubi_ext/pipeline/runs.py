@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from musubi_ext.errors import UserError
-from musubi_ext.storage import write_json
+from musubi_ext.pipeline.open_runs import OpenRuns
 
 KEPT = "runs.json"  # in the folder of stamps: the runs that are open
 STEP_TAG, STATE_TAG, KEY_TAG, EARLIER_TAG = "step", "step.state", "step.key", "step.run"
@@ -62,7 +62,7 @@ class StepRuns:
     def __init__(self, uri: str, state: Path, *, name: str, experiment: str) -> None:
         self.uri, self.experiment = uri, experiment
         self.current: str | None = None  # the run of the step under way
-        self._name, self._kept = name, state / KEPT
+        self._name, self._opened = name, OpenRuns(state / KEPT, _shown(uri))
         self._launched = launched_in(uri)
         self._parent: str | None = None
         self._experiment_id = ""
@@ -82,7 +82,7 @@ class StepRuns:
             return
         self._end(self._parent, error)
         if self._launched is not None and _killed(error):  # `mlflow run` makes it FAILED behind us: see _close_left
-            self._remember(self._parent)
+            self._opened.add(self._parent)
 
     @contextmanager
     def step(self, name: str, key: str, inputs: Mapping[str, Any]) -> Iterator[str | None]:
@@ -122,14 +122,14 @@ class StepRuns:
 
         if self.current is not None and _in_store(run_id):
             self._told(lambda: self._client.set_tag(run_id, PARENT_TAG, self.current))
-            self._remember(run_id)
+            self._opened.add(run_id)
 
     def settle(self, run_id: str, error: BaseException | None) -> None:
         """The process that continued `run_id` has ended: close the run if that has not."""
         if _in_store(run_id) and self._told(lambda: self._client.get_run(run_id).info.status) == "RUNNING":
             self._end(run_id, error)
         else:
-            self._remember(run_id, opened=False)
+            self._opened.drop(run_id)
 
     def drop(self, run_id: str) -> None:
         """A run of `below` that nobody used."""
@@ -172,7 +172,7 @@ class StepRuns:
         self._parent, self._experiment_id = str(run.info.run_id), str(run.info.experiment_id)
         if self._launched is not None:
             self.experiment = str(self._client.get_experiment(self._experiment_id).name)
-        self._remember(self._parent)
+        self._opened.add(self._parent)
         self._tell_skipped()
 
     def _tell_skipped(self) -> None:
@@ -202,7 +202,7 @@ class StepRuns:
         )
         if run is None:
             return None
-        self._remember(str(run.info.run_id))
+        self._opened.add(str(run.info.run_id))
         return str(run.info.run_id)
 
     def _end(self, run_id: str, error: BaseException | None) -> None:
@@ -211,22 +211,18 @@ class StepRuns:
         if _killed(error):
             self._told(lambda: self._client.set_tag(run_id, ENDED_TAG, "interrupted"))
         if self._told(lambda: self._client.set_terminated(run_id, status_of(error)) or True):
-            self._remember(run_id, opened=False)
-
-    def _remember(self, run_id: str, *, opened: bool = True) -> None:
-        runs = [known for known in _left(self._kept, self.uri) if known != run_id] + ([run_id] if opened else [])
-        write_json(self._kept, {"uri": _shown(self.uri), "open": runs})
+            self._opened.drop(run_id)
 
     def _close_left(self) -> None:
         """Those of a process that was killed or interrupted, or whose store was away when they ended.
 
         `mlflow run` calls its own run FAILED whatever ended it (MLflow 3.17 takes no terminated status for one).
         """
-        for run_id in _left(self._kept, self.uri):
+        for run_id in self._opened.left():
             status = self._told(lambda r=run_id: self._client.get_run(r).info.status)  # type: ignore[misc]
             if status in ("RUNNING", "FAILED"):
                 self._told(lambda r=run_id: self._client.set_terminated(r, "KILLED"))  # type: ignore[misc]
-        self._kept.unlink(missing_ok=True)
+        self._opened.clear()
 
     def _told(self, call: Callable[[], T]) -> T | None:
         """What the store answers; None, with a warning, where it does not."""
@@ -259,14 +255,6 @@ def _in_store(run_id: str) -> bool:
     from musubi_ext.registry.runs import OFFLINE
 
     return not run_id.startswith(OFFLINE)
-
-
-def _left(kept: Path, uri: str) -> list[str]:
-    try:
-        found = json.loads(kept.read_text(encoding="utf-8"))
-        return [str(run_id) for run_id in found["open"]] if found["uri"] == _shown(uri) else []
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
-        return []
 
 
 def _shown(uri: str) -> str:
