@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 
-from musubi_ext import promotion_judge
 from musubi_ext.locks import locked
 from musubi_ext.orbits.render import write_dataset
 from musubi_ext.pipeline.command import main
 from musubi_ext.pipeline.runs import EARLIER_TAG, ENDED_TAG, STATE_TAG
+from musubi_ext.promotion import judge as promotion_judge
 from musubi_ext.registry.runs import EXPERT_TAG, PARENT_TAG
 from musubi_ext.registry.store import connect
 from musubi_ext.registry.versions import aliases, checksums, find_version

@@ -54,7 +54,7 @@ def add_rollback(verbs: Any) -> argparse.ArgumentParser:
 def run_promote(args: argparse.Namespace) -> int:
     """Judge and promote; the exit status says what came of it. Raises UserError."""
     from musubi_ext.errors import UserError
-    from musubi_ext.promotion_run import promote_candidate
+    from musubi_ext.promotion.run import promote_candidate
 
     if args.workers is not None and args.workers < 1:
         raise UserError(f"--workers {args.workers}: expected at least 1")

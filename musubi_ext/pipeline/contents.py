@@ -12,10 +12,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from musubi_ext.base_digest import base_digest
 from musubi_ext.errors import Problems
 from musubi_ext.orbits.config import load_dataset_config
 from musubi_ext.pipeline.settings import POCKET, Layout, Settings
+from musubi_ext.promotion.base import base_digest
 from musubi_ext.registry.downloads import cache_root
 from musubi_ext.registry.stamps import settled, stamp
 from musubi_ext.storage import write_json
@@ -78,7 +78,7 @@ def pair(settings: Settings) -> dict[str, str] | None:
 
 def gate(settings: Settings) -> dict[str, str]:
     """The gate's file, and its suite with prompts, pictures and weights. Raises UserError for a bad one."""
-    from musubi_ext.promotion_judge import files_named
+    from musubi_ext.promotion.judge import files_named
     from musubi_ext.registry.gate_file import Gate
 
     found = Gate.load(settings.gate)

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from musubi_ext.adapters.pair import AdapterPair
-from musubi_ext.base_digest import base_digest
 from musubi_ext.errors import UserError
 from musubi_ext.evaluation.result import read_results
 from musubi_ext.evaluation.summary import aggregate
 from musubi_ext.pipeline import contents
-from musubi_ext.promotion_run import Stage as Filmed
-from musubi_ext.promotion_run import Version, promote_candidate
+from musubi_ext.promotion.base import base_digest
+from musubi_ext.promotion.run import Stage as Filmed
+from musubi_ext.promotion.run import Version, promote_candidate
 from musubi_ext.registry.downloads import cache_root, content_key
 from musubi_ext.registry.model import register_pair, training_run
 from musubi_ext.registry.names import ModelReference
@@ -42,7 +42,7 @@ class OnDisk(Version):
 
 def evaluate(work: Pipeline) -> Mapping[str, Any]:
     """Film and measure base and pair; fill `evaluation`. Raises UserError when a video could not be measured."""
-    from musubi_ext.promotion_judge import judged
+    from musubi_ext.promotion.judge import judged
     from musubi_ext.registry.gate_file import Gate
 
     settings, layout = work.options, work.layout

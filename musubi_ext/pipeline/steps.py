@@ -11,7 +11,6 @@ from typing import Any
 
 from rich.console import Console
 
-from musubi_ext.base_digest import base_folder
 from musubi_ext.errors import UserError
 from musubi_ext.orbits.config import DatasetConfig, load_dataset_config
 from musubi_ext.pipeline import contents
@@ -19,6 +18,7 @@ from musubi_ext.pipeline.rendered import render_clips, write_dataset_config
 from musubi_ext.pipeline.settings import POCKET, Layout, Settings
 from musubi_ext.pipeline.training import train as run_trainer
 from musubi_ext.pipeline.training import trained_in
+from musubi_ext.promotion.base import base_folder
 
 POCKET_FLAGS = {"learning_rate": "2e-3", "timestep_sampling": "shift", "discrete_flow_shift": "5"}
 

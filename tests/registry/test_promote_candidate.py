@@ -13,13 +13,14 @@ from mlflow import MlflowClient
 from PIL import Image
 from random_pairs import random_lora
 
-from musubi_ext import promotion_judge, suite_clips
 from musubi_ext.adapters.pair import AdapterPair
 from musubi_ext.commands import registry_promote
 from musubi_ext.commands.registry_promote import OVERTAKEN, REFUSED, WAITING
 from musubi_ext.errors import UserError
 from musubi_ext.evaluation.truth import Truth
 from musubi_ext.pocket.config import random_pipeline
+from musubi_ext.promotion import clips as suite_clips
+from musubi_ext.promotion import judge as promotion_judge
 from musubi_ext.registry.alias_moves import Pointers
 from musubi_ext.registry.gate_file import Gate
 from musubi_ext.registry.model import load_pair, register_pair
@@ -377,7 +378,7 @@ def test_who_comes_second_is_told(
         return original(*arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(promotion_judge, "judged", meanwhile)
-    monkeypatch.setattr("musubi_ext.promotion_run.recall", lambda *_: None)
+    monkeypatch.setattr("musubi_ext.promotion.run.recall", lambda *_: None)
     assert promote() == OVERTAKEN
     said = capsys.readouterr().out
     assert "another promotion came first: it was judged against version 1, the champion is version 3 now" in said

@@ -9,19 +9,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from musubi_ext.base_digest import POCKET
 from musubi_ext.errors import UserError
 from musubi_ext.generation.presets import manifest_settings, preset
-from musubi_ext.judged_index import Evidence
-from musubi_ext.promotion_evidence import BASE, CANDIDATE, CHAMPION, Side, write_evidence
+from musubi_ext.promotion.base import POCKET
+from musubi_ext.promotion.evidence import BASE, CANDIDATE, CHAMPION, Side, write_evidence
+from musubi_ext.promotion.index import Evidence
+from musubi_ext.promotion.shootings import shootings
+from musubi_ext.promotion.suite import make_all
 from musubi_ext.registry.gate_file import Gate
-from musubi_ext.suite_run import make_all
-from musubi_ext.suite_shootings import shootings
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from musubi_ext.promotion_run import Stage, Version
+    from musubi_ext.promotion.run import Stage, Version
 
 
 def judged(

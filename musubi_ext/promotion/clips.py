@@ -21,9 +21,9 @@ from musubi_ext.evaluation.result import results_document
 from musubi_ext.evaluation.suite import Inputs, Measured, measure_file, select, unavailable
 from musubi_ext.evaluation.truth import Truth
 from musubi_ext.orbits.render import write_dataset
+from musubi_ext.promotion.shootings import Shooting, caption_of
 from musubi_ext.registry.suite_config import ALL, SHAPES
 from musubi_ext.storage import write_json
-from musubi_ext.suite_shootings import Shooting, caption_of
 from musubi_ext.video import Frames, read_comment, read_video, write_mp4
 
 if TYPE_CHECKING:

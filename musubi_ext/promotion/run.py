@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 from mlflow import MlflowClient
 
-from musubi_ext.base_digest import POCKET, base_digest, base_folder
 from musubi_ext.errors import Problems, UserError
-from musubi_ext.judged_index import Evidence, KeptDecision, question, recall, remember
+from musubi_ext.promotion.base import POCKET, base_digest, base_folder
+from musubi_ext.promotion.index import Evidence, KeptDecision, question, recall, remember
 from musubi_ext.registry.alias_moves import Pointers
 from musubi_ext.registry.downloads import cache_root, cached, content_key, store_problems
 from musubi_ext.registry.names import CANDIDATE, ModelReference, check_name
@@ -165,7 +165,7 @@ def _judged(
     asked = question(gate, candidate=new.facts(), against=against, base=stage.digest, device=stage.device)
     if found := recall(stage.root, asked):
         return found
-    from musubi_ext.promotion_judge import files_named, judged  # evaluation and generation take seconds to load
+    from musubi_ext.promotion.judge import files_named, judged  # evaluation and generation take seconds to load
     from musubi_ext.registry.gate_file import Gate
 
     read = Gate.load(gate)

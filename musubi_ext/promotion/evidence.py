@@ -13,13 +13,13 @@ from musubi_ext.evaluation.report import write_compare_report
 from musubi_ext.evaluation.result import results_document
 from musubi_ext.evaluation.truth import Truth
 from musubi_ext.filmstrip import save_filmstrip
-from musubi_ext.judged_index import Evidence, KeptDecision, judged_folder
+from musubi_ext.promotion.index import Evidence, KeptDecision, judged_folder
+from musubi_ext.promotion.shootings import Shooting, caption_of, digest_of
+from musubi_ext.promotion.suite import Made
 from musubi_ext.registry.evidence import VERDICT
 from musubi_ext.registry.gate_file import Gate
 from musubi_ext.registry.judgement import Judgement, judge
 from musubi_ext.storage import sha256, write_json
-from musubi_ext.suite_run import Made
-from musubi_ext.suite_shootings import Shooting, caption_of, digest_of
 from musubi_ext.video import read_video
 
 CANDIDATE, CHAMPION, BASE = "candidate", "champion", "base"

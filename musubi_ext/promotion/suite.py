@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from musubi_ext.errors import UserError
 from musubi_ext.evaluation.result import Result
 from musubi_ext.locks import locked
-from musubi_ext.suite_shootings import Shooting, read_kept
+from musubi_ext.promotion.shootings import Shooting, read_kept
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -37,7 +37,7 @@ def make_all(models: Sequence[Sequence[Shooting]], console: Console, workers: in
     Of two processes that need the same, the second waits and finds it made. Raises UserError for a base, pair or
     picture that cannot be used, before anything is made.
     """
-    from musubi_ext.suite_clips import check_before, scenes_to_render
+    from musubi_ext.promotion.clips import check_before, scenes_to_render
 
     jobs = [job for model in models for job in model]
     missing = [job for job in jobs if read_kept(job) is None]
@@ -53,7 +53,7 @@ def make_all(models: Sequence[Sequence[Shooting]], console: Console, workers: in
 
 
 def _render(scenes: Sequence[Shooting], console: Console, workers: int | None) -> None:
-    from musubi_ext.suite_clips import render
+    from musubi_ext.promotion.clips import render
 
     for _ in _spread(scenes, render, _processes(scenes, workers, True), "rendering", console, None):
         pass
@@ -61,7 +61,7 @@ def _render(scenes: Sequence[Shooting], console: Console, workers: int | None) -
 
 def _make(jobs: Sequence[Shooting], console: Console, workers: int | None) -> dict[str, Measured]:
     """A model's videos follow one another: a process puts another pair into its base once."""
-    from musubi_ext.suite_clips import died, shoot
+    from musubi_ext.promotion.clips import died, shoot
 
     on_cpu = all(job.device == "cpu" for job in jobs)
     made = _spread(jobs, shoot, _processes(jobs, workers, on_cpu), "filming and measuring", console, died)
