@@ -17,6 +17,7 @@ from musubi_ext.errors import Problems, UserError
 from musubi_ext.registry.downloads import cached, content_key
 from musubi_ext.registry.model_folder import FILES, save_model_folder
 from musubi_ext.registry.names import check_file_name, check_name, check_run_id, parse_reference, shown
+from musubi_ext.registry.runs import resolve_run_id
 from musubi_ext.registry.store import EXPERIMENT, STORE_ERRORS, connect, experiment_id, first_line, tracking_uri
 from musubi_ext.registry.users import REGISTERED_BY, current_user
 from musubi_ext.registry.versions import FILE_TAG, FOLDER_TAG, address, checksums, find_version
@@ -71,10 +72,11 @@ def training_run(client: MlflowClient, pair: AdapterPair) -> str | None:
     training = pair.manifest.get("training")
     named = training.get("mlflow_run") if isinstance(training, dict) else None
     try:
-        run = client.get_run(check_run_id(str(named)))
+        run_id = resolve_run_id(client, str(named))  # it may have begun while the store was away
+        run = client.get_run(run_id) if run_id else None
     except (UserError, MlflowException):
         return None  # trained without tracking, or with another store
-    return str(run.info.run_id) if run.info.lifecycle_stage == "active" else None
+    return str(run.info.run_id) if run is not None and run.info.lifecycle_stage == "active" else None
 
 
 def load_pair(reference: str, *, uri: str | None = None, destination: Path | str | None = None) -> AdapterPair:

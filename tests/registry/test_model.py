@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,9 @@ import pytest
 from musubi_ext.adapters.pair import AdapterPair
 from musubi_ext.errors import UserError
 from musubi_ext.registry.model import load_pair, register_pair
+from musubi_ext.registry.model import training_run as found_run
 from musubi_ext.registry.promotion import set_candidate
+from musubi_ext.registry.runs import KEY_TAG, OFFLINE
 from musubi_ext.registry.store import connect, experiment_id
 from musubi_ext.registry.versions import checksums
 from musubi_ext.storage import sha256
@@ -110,3 +113,15 @@ def test_bad_names_never_reach_the_store(pair: AdapterPair, uri: str, tmp_path: 
     with pytest.raises(UserError, match="model name"):
         register_pair(pair, name, uri=uri)
     assert not (tmp_path / "mlartifacts").exists()
+
+
+def test_the_run_of_a_training_that_began_while_the_store_was_away(
+    other_pair: Callable[..., AdapterPair], uri: str
+) -> None:
+    """The manifest has our own id of it; once the run is sent, the store knows it by another."""
+    key = "a" * 32
+    pair = other_pair("away", training={"mlflow_run": OFFLINE + key})
+    client = connect(uri)
+    assert found_run(client, pair) is None
+    run = client.create_run(experiment_id(client, "tests", uri), tags={KEY_TAG: key})
+    assert found_run(client, pair) == run.info.run_id
