@@ -1,6 +1,6 @@
 """What tracking costs: a logging call on the training thread, a training step, and how fast the sender is.
 
-    python benchmarks/tracking.py --out runs/tracking --markdown docs/TRACKING_RESULTS.md
+    python benchmarks/tracking.py --out runs/tracking --markdown docs/REGISTRY_RESULTS.md
 
 Calls are timed in a loop that computes between them, as a training does, with the store there, dying and absent. Step
 times come from trainings of the pocket host that take turns (`taking_turns.py`): untracked, with a SQLite file, with a
