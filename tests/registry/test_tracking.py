@@ -156,6 +156,7 @@ def test_continuing_a_run_keeps_its_children(uri: str, monkeypatch: pytest.Monke
         child = first.expert("high")
         child.log_metrics({"loss": 1.0}, 1)
     monkeypatch.setenv("MLFLOW_RUN_ID", first.run_id)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)  # as `mlflow run` sets both
     with PairTracking(uri) as second:
         assert second.run_id == first.run_id
         again = second.expert("high")
