@@ -48,13 +48,13 @@ $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --upgrade pip
 	$(BIN)/python -m pip install $(TORCH_PIP_ARGS) $(TORCH)
-	$(BIN)/python -m pip install -c constraints.txt -e ".[dev]"
+	$(BIN)/python -m pip install -c constraints.txt -e ".[dev,serve]"
 	touch $@
 
 # PyPI's torchvision loads beside PyPI's CUDA torch. Beside a CPU torch its operators do not load, and it would break
 # diffusers: it goes to a folder that is on the path only once musubi-tuner is imported (hosts/musubi/importing.py).
 $(HOST_READY): $(READY)
-	$(BIN)/python -m pip install -c constraints.txt -e ".[dev,host]"
+	$(BIN)/python -m pip install -c constraints.txt -e ".[dev,serve,host]"
 	$(BIN)/python -m pip install --no-deps --upgrade \
 	  $$($(BIN)/python -c "import sys, torch; print('' if torch.version.cuda else f'--target {sys.prefix}/host-packages')") \
 	  $$($(BIN)/python -c "import torch; print(f'torchvision==0.{int(torch.__version__.split(chr(46))[1]) + 15}.*')")

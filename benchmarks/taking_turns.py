@@ -24,10 +24,13 @@ WARM = 1  # steps of a turn that are not counted
 
 @dataclass(frozen=True)
 class Job:
-    """One training: a command of `musubi_ext.wan_train_network`, and what it prints to `log`, bars drawn or not."""
+    """One training: a command of `musubi_ext.wan_train_network`, and what it prints to `log`, bars drawn or not.
+
+    `dit`: the expert's file for musubi-tuner; None where the pocket host trains.
+    """
 
     words: tuple[str, ...]
-    dit: Path
+    dit: Path | None
     log: Path
     terminal: bool
 
@@ -87,8 +90,9 @@ def _train(job: Job, steps: int, connection: Connection) -> None:
     torch.set_num_threads(1)
     job.log.parent.mkdir(parents=True, exist_ok=True)
     with open(job.log, "w", encoding="utf-8") as log, redirect_stderr(log), redirect_stdout(log):
-        import_host()
-        register(job.dit)
+        if job.dit is not None:
+            import_host()
+            register(job.dit)
         from musubi_ext.wan_train_network import run
 
         register_optimizer_step_post_hook(_Baton(steps, connection))

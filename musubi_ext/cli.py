@@ -10,12 +10,11 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from musubi_ext import __version__
-from musubi_ext.commands import adapter, cache, client, compare, data, doctor, evaluate, host
+from musubi_ext.commands import adapter, cache, client, compare, data, doctor, evaluate, host, registry, track
 from musubi_ext.commands.parser import Parser
 from musubi_ext.demo import command as demo
 from musubi_ext.errors import UserError
 from musubi_ext.generation import command as generation
-from musubi_ext.registry import command as registry
 
 if TYPE_CHECKING:
     from musubi_ext.adapters.pair import AdapterPair
@@ -52,8 +51,9 @@ def build_parser() -> Parser:
     add("evaluate", "measure a folder of videos", evaluate.add_arguments, evaluate.run)
     add("compare", "two models on the same scenes: what differs, how surely", compare.add_arguments, compare.run)
     add("adapter", "inspect, convert or verify adapter files", adapter.add_arguments, adapter.run)
+    add("track", "what training runs still have to tell MLflow: list, send", track.add_arguments, track.run)
+    add("registry", "registered pairs: which is live, why, and the way back", registry.add_arguments, registry.run)
     add("client", "the service: submit, status, watch, get, cancel", client.add_arguments, client.run)
-    add("registry", "registered pairs: list, show, register, roll back", registry.add_arguments, registry.run)
     return parser
 
 

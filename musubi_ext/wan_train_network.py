@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from musubi_ext.pair_previews import PairPreviews
 
 INTERRUPTED = 130  # what a shell reports for Ctrl-C
+SYSTEM_METRICS_SECONDS = 10.0  # between two samples of processor, memory and GPUs
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -145,18 +146,34 @@ def _recording(plan: Plan, console: Console) -> Iterator[Recording]:
     if args.no_mlflow or not is_main():
         yield Recording(None)
         return
+    from musubi_ext.registry.run_facts import device, run_tags
+    from musubi_ext.registry.start import new_run_id, spool_root
+    from musubi_ext.registry.store import tracking_uri
     from musubi_ext.registry.tracking import PairTracking
 
-    file = RunFile(plan)
-    name, known = args.mlflow_run_name or plan.name, file.read() if args.resume == "auto" else None
-    with PairTracking(
-        args.mlflow_tracking_uri,
-        experiment=args.mlflow_experiment,
-        run_name=name,
-        run_id=known,
-        resumed=known is not None,
-    ) as runs:
-        file.write(runs.uri, runs.run_id)
+    file, uri = RunFile(plan), tracking_uri(args.mlflow_tracking_uri)
+    known = file.read() if args.resume == "auto" else None
+    asked = getattr(args, "mlflow_options", {})  # of a --log_tracker_config
+    where = {"run_id": asked.get("run_id") or new_run_id(uri), "spool_directory": str(spool_root()), **(known or {})}
+    file.write(uri, **where)  # before the run begins: killed at once, it is continued all the same
+    try:
+        tracking = PairTracking(
+            uri,
+            experiment=args.mlflow_experiment,
+            run_name=args.mlflow_run_name or plan.name,
+            resumed=known is not None,
+            artifacts=asked.get("artifacts"),
+            tags={**run_tags(), "device": device(), **asked.get("tags", {})},
+            system_metrics=SYSTEM_METRICS_SECONDS,
+            run_id=where["run_id"],
+            spool_directory=where["spool_directory"],
+        )
+    except UserError:
+        if known is None:
+            file.remove()
+        raise
+    with tracking as runs:
+        file.write(uri, runs.run_id, where["spool_directory"])
         yield Recording(runs)
         file.remove()
     _say(console, f"tracked: {runs.where()}")

@@ -43,11 +43,22 @@ VERBS = [
     "client watch",
     "client get",
     "client cancel",
+    "track",
+    "track status",
+    "track replay",
     "registry",
     "registry list",
     "registry show",
+    "registry diff",
     "registry register",
+    "registry promote",
+    "registry approve",
     "registry rollback",
+    "registry prune",
+    "registry webhook",
+    "registry webhook add",
+    "registry webhook list",
+    "registry webhook remove",
 ]
 
 

@@ -16,9 +16,10 @@ from rich.console import Console
 from musubi_ext.cli import main
 from musubi_ext.demo.command import remove_outputs
 from musubi_ext.demo.options import Layout, Options
-from musubi_ext.demo.stages import Demo, Stage, finished, read_stamp, run_stages
+from musubi_ext.demo.stages import Demo
 from musubi_ext.demo.training import write_dataset_config
 from musubi_ext.demo.workers import spread
+from musubi_ext.pipeline.stages import Stage, finished, read_stamp, run_stages
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = ["--scenes", "2", "--clips", "4", "--steps", "3", "--sampler_steps", "2", "--rank", "4"]

@@ -43,6 +43,7 @@ def test_two_real_clips_become_a_registered_pair_and_a_video(
     sample_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MUSUBI_EXT_CACHE", str(tmp_path / "cache"))
     (tmp_path / "clips").mkdir()
     for name in ("cat", "demo2"):
         for suffix in (".mp4", ".txt"):

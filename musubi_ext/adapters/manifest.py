@@ -81,7 +81,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
         manifest = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file (a pair is NAME{SUFFIX} and two safetensors beside it)") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not a pair manifest: no JSON ({error})") from error
     check_manifest(manifest, path)
     return dict(manifest)
@@ -104,15 +104,17 @@ def check_manifest(manifest: Any, path: Path) -> None:
             _check_entry(entry, expert, manifest.get("boundary"), path, problems)
         else:
             problems.add(path, f"experts.{expert.value}: missing", "a pair has two experts")
-    files = [entry.get("file") for entry in (experts or {}).values() if isinstance(entry, dict)]
+    entries = experts.values() if isinstance(experts, dict) else ()
+    files = [entry.get("file") for entry in entries if isinstance(entry, dict)]
     if len(files) == 2 and files[0] == files[1]:
         problems.add(path, f"both experts name the file {files[0]}")
     problems.raise_if_any()
 
 
 def _check_task(manifest: Mapping[str, Any], path: Path, problems: Problems) -> None:
-    if manifest.get("task") is not None and manifest["task"] not in TASKS:
-        problems.add(path, f"task: expected one of {', '.join(TASKS)}, found {manifest['task']!r}")
+    task = manifest.get("task")
+    if task is not None and not (isinstance(task, str) and task in TASKS):
+        problems.add(path, f"task: expected one of {', '.join(TASKS)}, found {task!r}")
     if manifest.get("boundary") is not None and not (_number(manifest["boundary"]) and 0 < manifest["boundary"] < 1):
         problems.add(path, f"boundary: expected a number between 0 and 1, found {manifest['boundary']!r}")
     shape = manifest.get("transformer")

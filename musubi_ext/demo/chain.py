@@ -3,24 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from musubi_ext.demo.options import MODEL, POCKET, Options
-from musubi_ext.demo.stages import Demo, Stage
+from musubi_ext.pipeline.stages import Stage, later
 from musubi_ext.storage import sha256
-
-
-def _later(module: str, function: str) -> Callable[[Demo], None]:
-    """The stage's function, imported when it runs: a plan is printed without loading a framework."""
-
-    def run(demo: Demo) -> None:
-        stage: Callable[[Demo], None] = getattr(import_module(f"musubi_ext.demo.{module}"), function)
-        stage(demo)
-
-    return run
 
 
 def base_fingerprint(options: Options) -> dict[str, Any]:
@@ -41,7 +29,7 @@ CHAIN = (
         lambda o: f"{o.clips} training clips, clean orbits of 17 frames",
         lambda o: {"clips": o.clips},
         lambda at: (at.clips,),
-        _later("clips", "render_clips"),
+        later("musubi_ext.demo.clips", "render_clips"),
     ),
     Stage(
         "scenes",
@@ -49,7 +37,7 @@ CHAIN = (
         lambda o: f"{o.scenes} held-out scenes, new subjects of {o.shapes} kinds",
         lambda o: {"scenes": o.scenes, "shapes": o.shapes},
         lambda at: (at.scenes,),
-        _later("clips", "render_scenes"),
+        later("musubi_ext.demo.clips", "render_scenes"),
     ),
     Stage(
         "cache",
@@ -57,7 +45,7 @@ CHAIN = (
         lambda _: "latents and text embeddings of the training clips",
         base_fingerprint,
         lambda at: (at.cache, at.dataset),
-        _later("training", "cache"),
+        later("musubi_ext.demo.training", "cache"),
     ),
     Stage(
         "train",
@@ -65,7 +53,7 @@ CHAIN = (
         lambda o: f"both experts side by side, {o.steps} steps each, rank {o.rank}, seed {o.seed}",
         lambda o: {"steps": o.steps, "rank": o.rank, "seed": o.seed},
         lambda at: (at.pair,),
-        _later("training", "train"),
+        later("musubi_ext.demo.training", "train"),
         lambda at: (at.database,),
     ),
     Stage(
@@ -74,7 +62,7 @@ CHAIN = (
         lambda o: f"base and pair on {o.scenes} scenes, {o.sampler_steps} sampling steps",
         lambda o: {"sampler_steps": o.sampler_steps, "seed": o.seed},
         lambda at: (at.videos,),
-        _later("videos", "generate"),
+        later("musubi_ext.demo.videos", "generate"),
     ),
     Stage(
         "evaluate",
@@ -82,7 +70,7 @@ CHAIN = (
         lambda o: f"every metric on {o.scenes} scenes, and their filmstrips",
         lambda _: {},
         lambda at: (at.results, at.filmstrips),
-        _later("measures", "evaluate"),
+        later("musubi_ext.demo.measures", "evaluate"),
     ),
     Stage(
         "register",
@@ -90,7 +78,7 @@ CHAIN = (
         lambda _: f"MLflow model {MODEL}: version, candidate, gate, champion if it passes",
         lambda _: {},
         lambda at: (at.summary,),
-        _later("register", "register"),
+        later("musubi_ext.demo.register", "register"),
         lambda at: (at.database,),
     ),
 )

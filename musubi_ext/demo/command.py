@@ -43,24 +43,26 @@ def run(args: argparse.Namespace) -> int:
     from rich.console import Console
 
     from musubi_ext.demo.chain import CHAIN
-    from musubi_ext.demo.options import Layout, Options
+    from musubi_ext.demo.options import EXPERIMENT, Layout, Options
     from musubi_ext.demo.report import print_report
-    from musubi_ext.demo.stages import Demo, run_stages
-    from musubi_ext.termination import terminable
+    from musubi_ext.demo.stages import Demo
+    from musubi_ext.pipeline.runs import StepRuns
+    from musubi_ext.pipeline.stages import run_stages
+    from musubi_ext.pipeline.stopping import stoppable
 
     options, layout = Options.parse(args), Layout(args.out)
     console = Console()
     _check_folder(layout)
-    demo = Demo(options, layout, console)
     if args.dry_run:
-        _print_plan(demo, fresh=args.fresh)
+        _print_plan(Demo(options, layout, console), fresh=args.fresh)
         return 0
-    with terminable():
+    with stoppable():
         try:
             if args.fresh:
                 remove_outputs(layout)
             _mark(layout)
-            run_stages(CHAIN, demo)
+            with StepRuns(layout.tracking_uri, layout.stamps, name="demo", experiment=EXPERIMENT) as runs:
+                run_stages(CHAIN, Demo(options, layout, console, runs))
         except KeyboardInterrupt:
             console.print(f"stopped: finished stages are kept in {layout.root}, start again to go on", markup=False)
             raise
@@ -70,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
 
 def remove_outputs(layout: Layout) -> None:
     """Remove what a demo made in its folder, and nothing else; links are removed, not followed."""
-    from musubi_ext.demo.stages import remove
+    from musubi_ext.pipeline.stages import remove
 
     for name in layout.OWNED:
         remove(layout.root / name)
@@ -94,7 +96,7 @@ def _mark(layout: Layout) -> None:
 
 def _print_plan(demo: Demo, *, fresh: bool) -> None:
     from musubi_ext.demo.chain import CHAIN
-    from musubi_ext.demo.stages import finished
+    from musubi_ext.pipeline.stages import finished
 
     done = {} if fresh else finished(CHAIN, demo)
     _say(demo.console, f"folder   {demo.layout.root}" + ("  (its demo would be removed first)" if fresh else ""))

@@ -13,7 +13,8 @@ from rich.console import Console
 from rich.table import Table
 
 from musubi_ext.demo.options import Layout
-from musubi_ext.demo.stages import Demo, read_stamp
+from musubi_ext.demo.stages import Demo
+from musubi_ext.pipeline.stages import read_stamp
 
 NONE = "-"
 ROWS = ("truth", "frozen", "base", "pair")

@@ -107,7 +107,7 @@ class OrbitExtension:
         if not math.isfinite(value):
             raise DivergedError(f"{self.phase.expert.value} expert: the loss is {value} (lower --learning_rate)")
         t = (float(timesteps.float().mean()) - 1) / 1000
-        self._log.add(value, t, {} if flags.no_bands else band_losses(error.detach()))
+        self._log.add(value, t, {} if flags.no_bands else band_losses(error.detach()), len(timesteps))
         self._rate = float(self._optimizer.param_groups[0]["lr"])
         return loss, {**metrics, "timestep/mean": t}
 
@@ -148,6 +148,11 @@ class OrbitExtension:
         if sync_gradients:
             self.tracker.log_metrics(self._log.update(self._rate), global_step + 1)
             self.progress.update(global_step + 1, args.max_train_steps, self._log.average or 0.0)
+
+    def gradients_measured(self, norm: Tensor | None) -> None:
+        """Note the norm of the gradient that the weights are updated by."""
+        if norm is not None:
+            self._log.gradient(norm)
 
     def weights_updated(self, args: Namespace, run: Run) -> None:
         """Validate every `validate_every_n_steps` and after the last update; keep the best adapter; stop in time."""

@@ -87,9 +87,19 @@ class TrainingLoop:
         trainer, args, run = self.trainer, self.args, self.run
         trainer.on_train_start(args, run.accelerator, run.network, run.transformer, run.optimizer)
         run.to_training()
+        if self._over() and run.position.batch:
+            self._end_last_epoch()
         while run.position.epoch < self.epochs and not self._over():
             self._epoch()
         trainer.tracker.flush()  # the finished adapter, which the host writes now, is never trained again
+
+    def _end_last_epoch(self) -> None:
+        """The state is of the last update: what follows in its epoch was still to be done."""
+        self.run.epoch.value = self.run.position.epoch + 1
+        if self._now is not None:
+            rng.restore(self._now)
+            self._now = None
+        self._end_epoch()
 
     def _over(self) -> bool:
         return self.run.position.step >= self.args.max_train_steps or bool(self.trainer.stop)
@@ -203,7 +213,7 @@ class TrainingLoop:
             kept["schedule"] = run.schedule.state_dict()
         if run.accelerator.scaler is not None:
             kept["scaler"] = run.accelerator.scaler.state_dict()
-        self.trainer.tracker.flush()  # what is not sent now is not told again after a kill
+        self.trainer.tracker.flush()  # what is not kept now is not told again after a kill
         extra = {"accumulated": run.accelerator.step, "trainer": self.trainer.state()}
         snapshot = Snapshot(run.position, run.adapter, kept, extra, self._epoch_start)
         self.policy.write(label, snapshot, run.accelerator)

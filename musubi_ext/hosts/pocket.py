@@ -19,6 +19,7 @@ from musubi_ext.adapters.files import write_lora
 from musubi_ext.hosts.checkpoints import FINISHED, PRECISIONS, last_name, training_metadata
 from musubi_ext.hosts.disk import writing
 from musubi_ext.hosts.extension import OrbitExtension
+from musubi_ext.hosts.gradients import limit
 from musubi_ext.hosts.hooks import Hooks
 from musubi_ext.hosts.loop import Run, TrainingLoop
 from musubi_ext.hosts.optimizers import build_optimizer, build_schedule, key_values
@@ -173,8 +174,8 @@ class PocketHost(Hooks):
 
     def gradients_ready(self, args: Namespace, run: Run) -> None:
         """Clip the gradients of the whole window to `--max_grad_norm`."""
-        if args.max_grad_norm:
-            run.accelerator.clip_grad_norm_(list(run.adapter.values()), args.max_grad_norm)
+        trainer: Any = self
+        trainer.gradients_measured(limit(run.accelerator, list(run.adapter.values()), args.max_grad_norm))
 
     def batch_done(self, args: Namespace, run: Run, loss: Tensor, metrics: dict[str, float]) -> None:
         """The extension tracks; this host has no log of its own."""

@@ -15,7 +15,8 @@ from musubi_ext.hosts.seam import NoTracking, Tracker
 from musubi_ext.schedule.experts import Expert
 from musubi_ext.storage import write_json
 
-_NOT_SETTINGS = {"mlflow_tracking_uri", "mlflow_run_name", "mlflow_experiment", "no_mlflow", "dry_run", "config_file"}
+_OF_TRACKING = {"mlflow_tracking_uri", "mlflow_run_name", "mlflow_experiment", "mlflow_options", "no_mlflow"}
+_SECRETS = {"huggingface_token", "wandb_api_key"}
 
 
 class Recording:
@@ -37,7 +38,8 @@ class Recording:
         if self._tracking is not None:
             for job in finished:
                 self._tracking.finished(job.expert.value)
-        self._parent.log_params({key: value for key, value in vars(plan.args).items() if key not in _NOT_SETTINGS})
+        hidden = _OF_TRACKING | _SECRETS | {"dry_run"}
+        self._parent.log_params({key: value for key, value in vars(plan.args).items() if key not in hidden})
         phase = plan.jobs[0].phase
         self._parent.set_tags(
             {
@@ -50,8 +52,13 @@ class Recording:
         )
         if self._tracking is not None:
             data = str(plan.jobs[0].settings["data"])
-            self._tracking.log_dataset(plan.data.path.stem, data, plan.data.path)
+            orbit = plan.data.orbit
+            profile = {"sets": len(plan.data.datasets), "condition": orbit.condition, "holdout": orbit.holdout}
+            self._tracking.log_dataset(plan.data.path.stem, data, plan.data.path, profile)
             self._parent.log_artifact(plan.data.path, "dataset")
+            for name in ("config_file", "sample_prompts"):
+                if path := _given(getattr(plan.args, name, None)):
+                    self._parent.log_artifact(path, "config")
 
     def expert(self, expert: Expert) -> Tracker:
         """The run of one expert, with its phase recorded."""
@@ -89,24 +96,35 @@ class RunFile:
     def __init__(self, plan: Plan) -> None:
         self.path = Path(plan.args.output_dir) / f"{plan.name}.run.json"
 
-    def read(self) -> str | None:
-        """The run's id, None where nothing was broken off. Raises UserError for a file that is none of ours."""
+    def read(self) -> dict[str, str] | None:
+        """`run_id` and, since it is kept, `spool_directory`; None where nothing was broken off.
+
+        Raises UserError for a file that is none of ours.
+        """
         if not self.path.is_file():
             return None
         try:
-            return str(json.loads(self.path.read_text(encoding="utf-8"))["run_id"])
+            kept = json.loads(self.path.read_text(encoding="utf-8"))
+            return {"run_id": str(kept["run_id"]), **{key: kept[key] for key in ("spool_directory",) if key in kept}}
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(
                 f"{self.path}: expected a run's id, found none (delete the file to start a new run)"
             ) from error
 
-    def write(self, uri: str, run_id: str) -> None:
-        """Remember the run."""
-        write_json(self.path, {"tracking_uri": without_secret(uri), "run_id": run_id})
+    def write(self, uri: str, run_id: str, spool_directory: str) -> None:
+        """Remember the run, and where what it says is kept until MLflow has it."""
+        kept = {"tracking_uri": without_secret(uri), "run_id": run_id, "spool_directory": spool_directory}
+        write_json(self.path, kept)
 
     def remove(self) -> None:
         """The training is done."""
         self.path.unlink(missing_ok=True)
+
+
+def _given(path: str | Path | None) -> Path | None:
+    """The file that a flag names; upstream lets ".toml" be left out."""
+    places = [] if path is None else [Path(path), Path(f"{path}.toml")]
+    return next((place for place in places if place.is_file()), None)
 
 
 def without_secret(uri: str) -> str:

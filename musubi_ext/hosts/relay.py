@@ -9,9 +9,11 @@ from typing import Any
 
 from musubi_ext.hosts.seam import Status
 
+FLUSH_SECONDS = 30.0
+
 
 class Relay:
-    """Sends (receiver, method, arguments) through a pipe; without one it keeps silent."""
+    """Sends (receiver, method, arguments) through a pipe; without one it keeps silent. Only a flush is answered."""
 
     def __init__(self, pipe: Connection | None) -> None:
         self._pipe = pipe
@@ -37,8 +39,10 @@ class Relay:
         self._send("tracker", "set_tags", dict(tags))
 
     def flush(self) -> None:
-        """Have the parent hurry. The pipe has one direction: nothing says when it is done."""
+        """Wait until the parent has what was said on the disk, for seconds at most."""
         self._send("tracker", "flush")
+        if self._pipe is not None and self._pipe.poll(FLUSH_SECONDS):
+            self._pipe.recv()
 
     def close(self, status: Status = "FINISHED") -> None:
         """Nothing to say: the parent closes the run by how the process ends."""

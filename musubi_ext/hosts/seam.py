@@ -156,7 +156,7 @@ class Tracker(Protocol):
         """Set or replace tags."""
 
     def flush(self) -> None:
-        """Wait until what was said has left the process: a state that is written next takes it for granted."""
+        """Wait until what was said is kept: a state that is written next takes it for granted."""
 
     def close(self, status: Status = "FINISHED") -> None:
         """End the run."""

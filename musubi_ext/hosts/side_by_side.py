@@ -11,7 +11,7 @@ import os
 import signal
 import socket
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
@@ -72,7 +72,7 @@ def _start(job: Job, metadata: Mapping[str, str], devices: Sequence[str], groups
     context = get_context("spawn")
     threads = max(1, torch.get_num_threads() // groups)
     own = preview.kept_by(None) if preview is not None else None
-    ours, theirs = context.Pipe(duplex=False)
+    ours, theirs = context.Pipe()
     processes: list[BaseProcess] = []
     for environment in _environments(devices):
         speaks = not processes
@@ -123,13 +123,16 @@ def _attend(groups: Sequence[_Group], trackers: Trackers, console: Console, prev
                 expert = open_pipes[pipe]
                 try:
                     receiver, method, arguments = pipe.recv()
-                except EOFError:
+                except (EOFError, ConnectionError):  # it has ended, or was killed before it read an answer
                     del open_pipes[pipe]
                     continue
                 if receiver == "failure":
                     failures[expert] = method
                 else:
                     getattr(receivers[expert][receiver], method)(*arguments)
+                    if method == "flush":  # the child waits: what it writes next takes this for granted
+                        with suppress(ConnectionError):
+                            pipe.send(None)
     for group in groups:
         for process in group.processes:
             process.join()
@@ -166,7 +169,7 @@ def _failures_told(relay: Relay) -> Iterator[None]:
     except (DivergedError, DiskError, UserError) as error:
         relay.fail(str(error))
         raise SystemExit(1) from None
-    except (KeyboardInterrupt, BrokenPipeError):  # interrupted, or the parent is gone
+    except (KeyboardInterrupt, ConnectionError, EOFError):  # interrupted, or the parent is gone
         raise SystemExit(128 + signal.SIGINT) from None
     finally:
         relay.close_pipe()

@@ -20,15 +20,22 @@ class StepLog:
         self.average: float | None = None
         self._losses: list[float] = []
         self._times: list[float] = []
+        self._clips = 0
+        self._gradient: Tensor | None = None
         self._bands: defaultdict[str, list[Tensor]] = defaultdict(list)
         self._since = time.perf_counter()
 
-    def add(self, loss: float, t: float, bands: Mapping[str, Tensor]) -> None:
-        """Note one batch: its loss, its mean t, its loss by band (left on the device until the step is told)."""
+    def add(self, loss: float, t: float, bands: Mapping[str, Tensor], clips: int) -> None:
+        """Note one batch of `clips`: loss, mean t, loss by band (left on the device until the step is told)."""
         self._losses.append(loss)
+        self._clips += clips
         self._times.append(t)
         for name, value in bands.items():
             self._bands[name].append(value)
+
+    def gradient(self, norm: Tensor) -> None:
+        """Note the norm of the whole gradient, before it was clipped (left on the device as well)."""
+        self._gradient = norm
 
     def update(self, rate: float) -> dict[str, float]:
         """The step's numbers; `rate` is the learning rate it was made with."""
@@ -36,9 +43,13 @@ class StepLog:
         self.average = loss if self.average is None else AVERAGE * self.average + (1 - AVERAGE) * loss
         bands = {f"band/{name}": fmean(float(value) for value in values) for name, values in self._bands.items()}
         seconds = time.perf_counter() - self._since
-        numbers = {"loss": loss, "lr": rate, "timestep/mean": fmean(self._times), "step_seconds": seconds, **bands}
+        numbers = {"loss": loss, "lr": rate, "timestep/mean": fmean(self._times), **bands}
+        numbers |= {"step_seconds": seconds, "seconds_per_clip": seconds / self._clips}
+        if self._gradient is not None:
+            numbers["gradient_norm"] = float(self._gradient)
         self._losses.clear()
         self._times.clear()
+        self._clips, self._gradient = 0, None
         self._bands.clear()
         self.restart()
         return numbers

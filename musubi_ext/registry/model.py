@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-import weakref
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import mlflow.artifacts
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
+from musubi_ext.adapters.manifest import read_manifest
 from musubi_ext.adapters.pair import AdapterPair
 from musubi_ext.errors import Problems, UserError
-from musubi_ext.registry.model_folder import save_model_folder
-from musubi_ext.registry.names import ModelReference, check_name, check_run_id, parse_reference
+from musubi_ext.registry.downloads import cached, content_key
+from musubi_ext.registry.model_folder import FILES, save_model_folder
+from musubi_ext.registry.names import check_file_name, check_name, check_run_id, parse_reference, shown
+from musubi_ext.registry.runs import resolve_run_id
 from musubi_ext.registry.store import EXPERIMENT, STORE_ERRORS, connect, experiment_id, first_line, tracking_uri
-from musubi_ext.registry.versions import FILE_TAG, checksums, find_version
+from musubi_ext.registry.users import REGISTERED_BY, current_user
+from musubi_ext.registry.versions import FILE_TAG, FOLDER_TAG, address, checksums, find_version
+from musubi_ext.schedule.experts import Expert
 from musubi_ext.storage import sha256
+
+TARGET = "pair-"  # + 12 digits of its files' key and of its MLmodel's hash: a version's artifact folder in its run
+_LONGEST_TAG = 500  # characters of what a manifest says of itself
 
 
 def register_pair(
@@ -37,46 +43,105 @@ def register_pair(
     number, kept as tags. Raises UserError for a bad name, a damaged pair or a store that does not answer.
     """
     check_name(name)
+    if run_id is not None:
+        check_run_id(run_id)
+    user = current_user()
+    _check_file_names(pair)
     pair.verify()
     uri = tracking_uri(uri)
     client = connect(uri)
-    run = check_run_id(run_id) if run_id else _new_run(client, name, experiment, uri)
-    with tempfile.TemporaryDirectory() as folder:
-        path = save_model_folder(pair, Path(folder) / "model")
-        files = sorted((path / "artifacts").iterdir())
-        tags = {FILE_TAG + file.name: sha256(file) for file in files}
-        target = f"pair-{sha256(pair.path)[:12]}"  # by content: registering again never changes what a version holds
-        client.log_artifacts(run, str(path), target)
-    if not run_id:
-        client.set_terminated(run)
+    run = run_id or _new_run(client, name, experiment, uri)
+    status = "FAILED"
+    try:
+        target, tags = _upload(client, pair, run)
+        status = "FINISHED"
+    except STORE_ERRORS as error:
+        raise UserError(f"run {run}: its artifact store does not take the pair: {first_line(error)}") from error
+    finally:
+        if not run_id:
+            client.set_terminated(run, status)
     tags |= {f"evaluation.{key}": str(value) for key, value in (evaluation or {}).items()}
+    tags[REGISTERED_BY] = user
     _create_model(client, name)
     version = client.create_model_version(name, f"runs:/{run}/{target}", run_id=run, tags={**_tags(pair), **tags})
     return int(version.version)
 
 
+def training_run(client: MlflowClient, pair: AdapterPair) -> str | None:
+    """The run that the pair's manifest says it was trained in, if this store has it; None otherwise."""
+    training = pair.manifest.get("training")
+    named = training.get("mlflow_run") if isinstance(training, dict) else None
+    try:
+        run_id = resolve_run_id(client, str(named))  # it may have begun while the store was away
+        run = client.get_run(run_id) if run_id else None
+    except (UserError, MlflowException):
+        return None  # trained without tracking, or with another store
+    return str(run.info.run_id) if run is not None and run.info.lifecycle_stage == "active" else None
+
+
 def load_pair(reference: str, *, uri: str | None = None, destination: Path | str | None = None) -> AdapterPair:
     """The pair that `models:/name@alias` or `models:/name/3` means now, its files checked against the version's tags.
 
-    The files are copied to `destination`, or to a temporary folder that lives as long as the returned pair. Raises
+    Its files lie in the cache (see downloads.py) and are not to be written to, or in `destination` as a copy. Raises
     UserError naming every file that is missing, added or changed since registration.
     """
     parsed = parse_reference(reference)
-    uri = tracking_uri(uri)
-    client = connect(uri)
+    client = connect(tracking_uri(uri))
     version = find_version(client, parsed)
-    folder = Path(destination) if destination else Path(tempfile.mkdtemp(prefix="musubi-ext-pair-"))
-    try:
-        files = _download(client, version, folder, uri)
-        _verify(files, checksums(version), ModelReference(parsed.name, version=int(version.version)))
-        pair = AdapterPair.load(files)
-    except BaseException:
-        if not destination:
-            shutil.rmtree(folder)
-        raise
-    if not destination:
-        weakref.finalize(pair, shutil.rmtree, folder, ignore_errors=True)
-    return pair
+    folder = cached(client, version)
+    if destination:
+        folder = _copied(folder, Path(destination), checksums(version))
+    return open_pair(folder, version)
+
+
+def open_pair(folder: Path, version: Any) -> AdapterPair:
+    """The pair in a folder whose files were found to be those of the version; the tensors are not read again.
+
+    Raises UserError when the manifest, whoever wrote it, names other files or other checksums than the version does.
+    """
+    expected = checksums(version)
+    path = folder / next(name for name in expected if name.endswith(".json"))
+    manifest, problems = read_manifest(path), Problems()
+    for expert in Expert:
+        entry = manifest["experts"][expert.value]
+        if expected.get(entry["file"]) != entry["sha256"]:
+            named = f"experts.{expert.value}: {shown(str(entry['file']))} with sha256 {shown(str(entry['sha256']))}"
+            problems.add(f"{address(version)}: {path.name}", f"{named} is no file of the version", "register it again")
+    problems.raise_if_any()
+    return AdapterPair(path, manifest)
+
+
+def _check_file_names(pair: AdapterPair) -> None:
+    problems = Problems()
+    for file in pair.files().values():
+        problems.collect(lambda name=file.name: check_file_name(name))  # type: ignore[misc]
+    problems.raise_if_any()
+
+
+def _upload(client: MlflowClient, pair: AdapterPair, run: str) -> tuple[str, dict[str, str]]:
+    """The artifact folder, named by content so that registering again never changes what a version holds; its tags."""
+    inside = f"{FILES}/"
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model"
+        digests = save_model_folder(pair, path)
+        files = {name.removeprefix(inside): digest for name, digest in digests.items() if name.startswith(inside)}
+        beside = {name: digest for name, digest in digests.items() if not name.startswith(inside)}
+        target = f"{TARGET}{content_key(files)[:12]}-{beside['MLmodel'][:12]}"  # MLmodel names the hashes of all others
+        client.log_artifacts(run, str(path), target)
+    tags = {FILE_TAG + name: digest for name, digest in files.items()}
+    return target, tags | {FOLDER_TAG + name: digest for name, digest in beside.items()}
+
+
+def _copied(source: Path, destination: Path, expected: Mapping[str, str]) -> Path:
+    """Copies of the files, writable, compared once more: what is copied may change while it is read."""
+    destination.mkdir(parents=True, exist_ok=True)
+    problems = Problems()
+    for name, digest in expected.items():
+        copy = Path(shutil.copyfile(source / name, destination / name))
+        if (found := sha256(copy)) != digest:
+            problems.add(copy, f"expected sha256 {digest}, found {found}", "the disk is full or failing")
+    problems.raise_if_any()
+    return destination
 
 
 def _new_run(client: MlflowClient, name: str, experiment: str, uri: str) -> str:
@@ -94,35 +159,5 @@ def _create_model(client: MlflowClient, name: str) -> None:
 
 def _tags(pair: AdapterPair) -> dict[str, str]:
     """What one wants to see of a version without opening it."""
-    shown = ("task", "train_base", "serve_base", "boundary", "dataset_fingerprint")
-    return {f"pair.{key}": str(pair.manifest[key]) for key in shown if pair.manifest.get(key) is not None}
-
-
-def _download(client: MlflowClient, version: Any, folder: Path, uri: str) -> Path:
-    source = client.get_model_version_download_uri(version.name, str(version.version))
-    try:
-        local = mlflow.artifacts.download_artifacts(
-            artifact_uri=f"{source.rstrip('/')}/artifacts", dst_path=str(folder), tracking_uri=uri
-        )
-    except STORE_ERRORS as error:
-        raise UserError(f"models:/{version.name}/{version.version}: its files are gone: {first_line(error)}") from error
-    return Path(local)
-
-
-def _verify(folder: Path, expected: Mapping[str, str], reference: ModelReference) -> None:
-    problems = Problems()
-    found = {path.name: sha256(path) for path in folder.iterdir()}
-    if not expected:
-        problems.add(reference, "the version carries no checksums", "register the pair again with musubi-ext")
-    for name, digest in expected.items():
-        if name not in found:
-            problems.add(reference, f"{name} is missing from the artifact store", "register the pair again")
-        elif found[name] != digest:
-            problems.add(
-                reference,
-                f"{name} changed since it was registered: expected sha256 {digest[:12]}…, found {found[name][:12]}…",
-                "register the pair again from its training output",
-            )
-    for name in sorted(found.keys() - expected.keys()):
-        problems.add(reference, f"{name} was added since the version was registered", "register the pair again")
-    problems.raise_if_any()
+    told = ("task", "train_base", "serve_base", "boundary", "dataset_fingerprint")
+    return {f"pair.{key}": str(pair.manifest[key])[:_LONGEST_TAG] for key in told if pair.manifest.get(key) is not None}

@@ -13,6 +13,8 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _ALIAS = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
 _VERSION = re.compile(r"[1-9][0-9]{0,8}")
 _RUN_ID = re.compile(r"[0-9a-f]{32}")
+_FILE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9 ._-]{0,119}\.(pair\.json|safetensors)")
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 _RESERVED_ALIAS = re.compile(r"latest|v\d+", re.IGNORECASE)  # MLflow keeps these for itself
 
 
@@ -52,6 +54,26 @@ def check_run_id(run_id: str) -> str:
     if not _RUN_ID.fullmatch(run_id):
         raise UserError(f"run id {shown(run_id)}: expected 32 hexadecimal digits, as `musubi-ext registry show` prints")
     return run_id
+
+
+def check_file_name(name: str) -> str:
+    """The name of one of a pair's files, unchanged. Raises UserError for what could lead elsewhere or be no such file.
+
+    Narrower than what a pair on a disk may be called: a name becomes part of a tag's key and a path in every store.
+    """
+    if not _FILE.fullmatch(name):
+        raise UserError(
+            f"file name {shown(name)}: expected letters, digits, spaces, '.', '_' and '-', at most 120, "
+            "then .safetensors or .pair.json"
+        )
+    return name
+
+
+def check_digest(digest: str) -> str:
+    """A SHA-256, unchanged. Raises UserError when it is not 64 hexadecimal digits."""
+    if not _DIGEST.fullmatch(digest):
+        raise UserError(f"sha256 {shown(digest)}: expected 64 hexadecimal digits")
+    return digest
 
 
 def parse_reference(text: str) -> ModelReference:

@@ -17,14 +17,17 @@ from musubi_ext.errors import UserError
 
 
 class PairModel(PythonModel):  # type: ignore[misc]  # mlflow is untyped here
-    """Makes videos with the three files beside it. `model_config`: base (pipeline folder or task name), device."""
+    """Makes videos with the three files beside it. `model_config`: base (pipeline folder or pocket-i2v), device."""
 
     def load_context(self, context: Any) -> None:
+        """Raises UserError for a file that is not the registered one, and for a base that cannot be used."""
         from musubi_ext.generation.circle_rotate import CircleRotate
+        from musubi_ext.registry.folder_check import check_model_folder
 
-        pair = Path(context.artifacts["manifest"]).parent
+        manifest = Path(context.artifacts["manifest"])
+        check_model_folder(manifest.parents[1])
         config = context.model_config
-        self.generate = CircleRotate(base=config["base"], pair=pair, device=config["device"])
+        self.generate = CircleRotate(base=_base(config["base"], manifest), pair=manifest, device=config["device"])
 
     def predict(
         self, context: Any, model_input: pandas.DataFrame, params: dict[str, Any] | None = None
@@ -41,6 +44,19 @@ class PairModel(PythonModel):  # type: ignore[misc]  # mlflow is untyped here
             path = Path(folder) / "video.mp4"
             self.generate(**settings).save(path)
             return base64.b64encode(path.read_bytes()).decode("ascii")
+
+
+def _base(given: str, manifest: Path) -> str:
+    """What the caller gave. Only the pocket model is known by name; nothing that a store says becomes a folder."""
+    from musubi_ext.adapters.manifest import read_manifest
+    from musubi_ext.registry.model_folder import NO_BASE
+
+    if given == NO_BASE:
+        raise UserError(
+            f"this pair runs on {read_manifest(manifest)['serve_base']!r}: give the folder of that pipeline, "
+            'mlflow.pyfunc.load_model(…, model_config={"base": FOLDER})'
+        )
+    return given
 
 
 def _join_size(settings: dict[str, Any]) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import socket
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
+import requests
+from google.protobuf.json_format import ParseError  # type: ignore[import-untyped]
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
@@ -15,7 +18,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from musubi_ext.errors import UserError
 
 EXPERIMENT = "musubi-ext"
-STORE_ERRORS = (MlflowException, SQLAlchemyError, OSError)  # what a store that is absent, full or refusing raises
+# What a store that is absent, full or refusing raises; the last two where a proxy answers in its place.
+STORE_ERRORS = (MlflowException, SQLAlchemyError, OSError, json.JSONDecodeError, ParseError)
 
 # With MLflow's own defaults a dead server holds a call for four minutes; with these, 2.5 s. Explicit settings are kept.
 _ENVIRONMENT = {
@@ -23,6 +27,7 @@ _ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # we say where a run is ourselves
 }
 _SERVERS = ("http", "https", "databricks")
 _DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
@@ -30,6 +35,10 @@ _SQLITE = "sqlite:///"
 _SQLITE_MAGIC = b"SQLite format 3\0"
 _PROBE_SECONDS = 5.0
 _REMEDY = "start it, give another --mlflow_tracking_uri, or train with --no_mlflow"
+
+
+class StoreAway(UserError):  # noqa: N818 - what happened, not what is wrong with the input
+    """Nothing answers where the store should be; it may later."""
 
 
 def tracking_uri(option: str | None = None) -> str:
@@ -75,28 +84,39 @@ def without_password(uri: str) -> str:
 
 
 def connect(uri: str) -> MlflowClient:
-    """A client of the store at `uri`, which has answered once. Raises UserError, within seconds, when it does not."""
+    """A client of the store at `uri`, which has answered once. Raises UserError, within seconds, when it does not.
+
+    StoreAway when nothing is there now; another UserError when what is there is no store.
+    """
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     if "MLFLOW_LOGGING_LEVEL" not in os.environ:  # it announces every table it creates
         logging.getLogger("mlflow").setLevel(logging.WARNING)
-    problem = _unreachable(uri)
-    if problem:
+    path = sqlite_path(uri)
+    if path is not None and (problem := _unusable_file(path)):
         raise UserError(f"tracking store {without_password(uri)}: {problem} ({_REMEDY})")
+    if path is None and (problem := _unreachable(uri)):
+        raise StoreAway(f"tracking store {without_password(uri)}: {problem} ({_REMEDY})")
     try:
         client = MlflowClient(tracking_uri=uri, registry_uri=uri)
         client.search_experiments(max_results=1)
     except STORE_ERRORS as error:
-        raise UserError(f"tracking store {without_password(uri)}: {first_line(error)} ({_REMEDY})") from error
+        kind = StoreAway if no_answer(error) else UserError
+        raise kind(f"tracking store {without_password(uri)}: {first_line(error)} ({_REMEDY})") from error
     return client
 
 
-def experiment_id(client: MlflowClient, name: str, uri: str) -> str:
-    """Id of the experiment `name`, created with its artifacts beside the store if it is new."""
+def no_answer(error: BaseException) -> bool:
+    """Whether a call failed before a store said anything: nobody there, a timeout, or a proxy's 502 and 503."""
+    return isinstance(error, requests.RequestException) or isinstance(error.__context__, requests.RequestException)
+
+
+def experiment_id(client: MlflowClient, name: str, uri: str, artifacts: str | None = None) -> str:
+    """Id of the experiment `name`; if it is new it is created, its artifacts at `artifacts` or beside the store."""
     found = client.get_experiment_by_name(name)
     if found is None:
         try:
-            return str(client.create_experiment(name, artifact_location=artifact_location(uri)))
+            return str(client.create_experiment(name, artifact_location=artifacts or artifact_location(uri)))
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
@@ -117,9 +137,6 @@ def _scheme(uri: str) -> str:
 
 def _unreachable(uri: str) -> str | None:
     """Why the store cannot be there, or None: MLflow itself retries a dead database for 100 s before it says so."""
-    path = sqlite_path(uri)
-    if path is not None:
-        return _unusable_file(path)
     parts = urlsplit(uri)
     if not parts.hostname:
         return None

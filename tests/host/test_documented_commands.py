@@ -31,11 +31,14 @@ PAGES = {
     "docs/DATA.md": 0,
     "docs/DATA_CACHING.md": 0,
     "docs/EVALUATION.md": 0,
+    "docs/REGISTRY.md": 0,
+    "docs/OPERATIONS.md": 0,
 }  # and how many trainings of ours stand in them at least
 OURS, UPSTREAM = "musubi_ext.wan_train_network", "src/musubi_tuner/wan_train_network.py"
 CACHING = ("musubi_tuner.wan_cache_latents", "musubi_tuner.wan_cache_text_encoder_outputs")
 OUR_CACHING = "musubi_ext.orbits.cache"
-NOT_OURS = (".", "make", "mlflow")  # programs that stand beside ours
+OUR_PIPELINE = "musubi_ext.pipeline"
+NOT_OURS = (".", "make", "mlflow", "pip", "export", "pg_dump", "sqlite3")  # programs that stand beside ours
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 VARIABLE = re.compile(r'[A-Z_]+=("[^"]*"|\S*)\s*')
 
@@ -93,7 +96,8 @@ def project() -> list[Command]:
     for name, entry in load_project(str(ROOT / "mlflow_projects"))._entry_points.items():
         words = shlex.split(entry.compute_command({}, str(ROOT)))
         assert words[:3] == ["cd", "..", "&&"], name
-        made.append(command("mlflow_projects/MLproject", words[3:]))
+        assert words[3] == "exec", name
+        made.append(command("mlflow_projects/MLproject", words[4:]))
     return made
 
 
@@ -135,7 +139,7 @@ def test_there_are_commands() -> None:
 
 def test_no_program_is_left_out() -> None:
     """In the training page; the README's blocks hold listings too."""
-    known = {OURS, UPSTREAM, *CACHING, OUR_CACHING, "musubi-ext", *NOT_OURS}
+    known = {OURS, UPSTREAM, *CACHING, OUR_CACHING, OUR_PIPELINE, "musubi-ext", *NOT_OURS}
     assert {each.program for each in documented() if each.page != "README.md"} <= known
 
 
@@ -170,8 +174,15 @@ def test_caching_is_read_by_upstream(host: ModuleType) -> None:
 def test_caching_is_read_by_us() -> None:
     from musubi_ext.orbits.cache.command import build_parser
 
-    assert {each.page for each in of(OUR_CACHING)} == {*PAGES} - {"README.md", "docs/EVALUATION.md"}
+    assert {each.page for each in of(OUR_CACHING)} == {"docs/TRAINING.md", "docs/DATA.md", "docs/DATA_CACHING.md"}
     assert refusals((OUR_CACHING,), lambda each: build_parser().parse_args(each.words)) == []
+
+
+def test_pipelines_are_read_by_us() -> None:
+    from musubi_ext.pipeline.command import build_parser
+
+    assert len(of(OUR_PIPELINE)) >= 5
+    assert refusals((OUR_PIPELINE,), lambda each: build_parser().parse_args(each.words)) == []
 
 
 def test_verbs_are_read_by_the_command_line() -> None:

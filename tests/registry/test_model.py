@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,9 +10,10 @@ import pytest
 from musubi_ext.adapters.pair import AdapterPair
 from musubi_ext.errors import UserError
 from musubi_ext.registry.model import load_pair, register_pair
+from musubi_ext.registry.model import training_run as found_run
 from musubi_ext.registry.promotion import set_candidate
-from musubi_ext.registry.store import connect
-from musubi_ext.registry.tracking import PairTracking
+from musubi_ext.registry.runs import KEY_TAG, OFFLINE
+from musubi_ext.registry.store import connect, experiment_id
 from musubi_ext.registry.versions import checksums
 from musubi_ext.storage import sha256
 
@@ -24,18 +26,22 @@ NAME = "circle-rotate"
 FILES = ["orbit.pair.json", "orbit_h.safetensors", "orbit_l.safetensors"]
 
 
+def training_run(uri: str) -> str:
+    client = connect(uri)
+    return str(client.create_run(experiment_id(client, "tests", uri)).info.run_id)
+
+
 def stored(folder: Path, name: str) -> Path:
     """Where the artifact store of a test keeps one file."""
     return next((folder / "mlartifacts").rglob(f"artifacts/{name}"))
 
 
 def test_version_holds_three_files_and_their_checksums(pair: AdapterPair, uri: str, tmp_path: Path) -> None:
-    with PairTracking(uri) as run:
-        pass
-    number = register_pair(pair, NAME, evaluation={"subject_drift": 1.3}, run_id=run.run_id, uri=uri)
+    run = training_run(uri)
+    number = register_pair(pair, NAME, evaluation={"subject_drift": 1.3}, run_id=run, uri=uri)
     version = connect(uri).get_model_version(NAME, str(number))
     assert number == 1
-    assert version.run_id == run.run_id
+    assert version.run_id == run
     assert checksums(version) == {name: sha256(stored(tmp_path, name)) for name in FILES}
     assert sorted(path.name for path in stored(tmp_path, FILES[0]).parent.iterdir()) == FILES
     assert version.tags["evaluation.subject_drift"] == "1.3"
@@ -58,9 +64,8 @@ def test_pair_comes_back_by_alias_and_by_number(pair: AdapterPair, uri: str, tmp
 
 
 def test_registering_twice_gives_two_versions_that_both_load(pair: AdapterPair, uri: str) -> None:
-    with PairTracking(uri) as run:
-        pass
-    assert [register_pair(pair, NAME, run_id=run.run_id, uri=uri) for _ in range(2)] == [1, 2]
+    run = training_run(uri)
+    assert [register_pair(pair, NAME, run_id=run, uri=uri) for _ in range(2)] == [1, 2]
     assert load_pair(f"{NAME}/1", uri=uri).manifest == load_pair(f"{NAME}/2", uri=uri).manifest
 
 
@@ -108,3 +113,15 @@ def test_bad_names_never_reach_the_store(pair: AdapterPair, uri: str, tmp_path: 
     with pytest.raises(UserError, match="model name"):
         register_pair(pair, name, uri=uri)
     assert not (tmp_path / "mlartifacts").exists()
+
+
+def test_the_run_of_a_training_that_began_while_the_store_was_away(
+    other_pair: Callable[..., AdapterPair], uri: str
+) -> None:
+    """The manifest has our own id of it; once the run is sent, the store knows it by another."""
+    key = "a" * 32
+    pair = other_pair("away", training={"mlflow_run": OFFLINE + key})
+    client = connect(uri)
+    assert found_run(client, pair) is None
+    run = client.create_run(experiment_id(client, "tests", uri), tags={KEY_TAG: key})
+    assert found_run(client, pair) == run.info.run_id

@@ -1,21 +1,17 @@
-"""A real tracking server over HTTP, killed in the middle of a run."""
+"""A real tracking server over HTTP, killed in the middle of a run, started again, or absent from the start."""
 
 from __future__ import annotations
 
-import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
+from mlflow_server import Server
 
+from musubi_ext.registry.replay import look, replay
 from musubi_ext.registry.tracking import PairTracking
 
 pytestmark = pytest.mark.filterwarnings(
@@ -24,94 +20,81 @@ pytestmark = pytest.mark.filterwarnings(
 )
 
 
-@dataclass
-class Server:
-    uri: str
-    process: subprocess.Popen[bytes]
-
-    def kill(self) -> None:
-        os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
-
-
 @pytest.fixture
 def server(migrated_store: Path, tmp_path: Path, free_port: int) -> Iterator[Server]:
-    store = tmp_path / "server.db"
-    shutil.copy(migrated_store, store)
-    command = [
-        sys.executable,
-        "-m",
-        "mlflow",
-        "server",
-        "--host",
-        "127.0.0.1",
-        "--port",
-        str(free_port),
-        "--workers",
-        "1",
-    ]
-    command += ["--backend-store-uri", f"sqlite:///{store}", "--artifacts-destination", (tmp_path / "served").as_uri()]
-    # Jobs are a second service of MLflow's own, which a test of tracking does not wait for.
-    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    with open(tmp_path / "server.log", "wb") as log:
-        process = subprocess.Popen(
-            command, env=environment, stdout=log, stderr=log, start_new_session=True, cwd=tmp_path
-        )
-    running = Server(f"http://127.0.0.1:{free_port}", process)
-    try:
-        wait_until_healthy(running, tmp_path / "server.log")
-        yield running
-    finally:
-        if process.poll() is None:
-            running.kill()
+    """Made, not started."""
+    shutil.copy(migrated_store, tmp_path / "server.db")
+    made = Server(tmp_path, free_port)
+    yield made
+    made.kill()
 
 
-def wait_until_healthy(server: Server, log: Path) -> None:
-    from urllib.error import URLError
-    from urllib.request import urlopen
-
-    deadline = time.monotonic() + 300
-    while time.monotonic() < deadline:
-        assert server.process.poll() is None, log.read_text()
-        try:
-            with urlopen(f"{server.uri}/health", timeout=1):
-                return
-        except (URLError, OSError):
-            time.sleep(0.2)
-    raise TimeoutError(log.read_text())
+def steps(client: MlflowClient, run: str, key: str = "loss") -> list[int]:
+    return [point.step for point in client.get_metric_history(run, key)]
 
 
-def test_killed_server_costs_the_run_nothing_but_the_points_after(
+def test_killed_server_costs_the_run_nothing_and_the_store_nothing_after_replay(
     server: Server, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     strip = tmp_path / "strip.png"
     strip.write_bytes(b"picture")
-    with PairTracking(server.uri, spool_directory=tmp_path / "kept") as parent:
+    client = MlflowClient(server.start().uri)
+    with PairTracking(server.uri, run_name="orbit", spool_directory=tmp_path / "kept") as parent:
         high = parent.expert("high")
         high.log_metrics({"loss": 1.0}, 1)
         parent.log_artifact(strip, "filmstrips")
         high.close()
-        wait_for_end(MlflowClient(server.uri), high.run_id)
+        wait_for_end(client, high.run_id)
         server.kill()
         began = time.monotonic()
         low = parent.expert("low")
         for step in range(50):
-            low.log_metrics({"loss": 1.0}, step)
+            low.log_metrics({"loss": 1.0, "odd": float("nan")}, step)
             high.log_metrics({"late": 1.0}, step)
-        parent.log_artifact(strip, "filmstrips")
+        parent.log_artifact(strip, "previews")
     # 5 s here; with MLflow's own defaults the first call alone would take 245 s.
     assert time.monotonic() - began < 90
-    assert next((tmp_path / "served").rglob("filmstrips/strip.png")).read_bytes() == b"picture"
-    kept = [json.loads(line) for line in parent.spool_path.read_text().splitlines()]
-    assert [event["step"] for event in kept if "late" in event["content"]] == list(range(50))
-    assert [event["step"] for event in kept if "loss" in event["content"]] == list(range(50))
-    run = next(event for event in kept if event["kind"] == "run")
-    assert run["run_id"] == low.run_id
-    assert run["content"]["tags"]["mlflow.parentRunId"] == parent.run_id
-    assert [event["run_id"] for event in kept if event["kind"] == "status"] == [low.run_id, parent.run_id]
-    assert parent.unsent == len(kept)
-    assert f"MLflow: {len(kept)} events were not sent" in caplog.text
-    assert str(parent.spool_path) in caplog.text
+    assert low.run_id.startswith("offline-")
+    assert "events were not sent" in caplog.text
+    (found,) = look(tmp_path / "kept")
+    assert (found.state, found.unsent) == ("ended", parent.unsent)
+
+    server.start()
+    done = replay(found)
+    assert (done.run_id, done.left, done.sent) == (parent.run_id, 0, parent.unsent)
+    assert look(tmp_path / "kept") == []
+    runs = {run.data.tags.get("expert", "pair"): run for run in client.search_runs([parent.experiment_id or ""])}
+    assert runs.keys() == {"pair", "high", "low"}
+    assert {run.info.status for run in runs.values()} == {"FINISHED"}
+    assert runs["low"].data.tags["mlflow.parentRunId"] == parent.run_id
+    assert steps(client, runs["low"].info.run_id) == list(range(50))
+    assert steps(client, runs["low"].info.run_id, "odd") == list(range(50))
+    assert steps(client, high.run_id, "late") == list(range(50))
+    for folder in ("filmstrips", "previews"):
+        assert next((tmp_path / "served").rglob(f"{folder}/strip.png")).read_bytes() == b"picture"
+
+
+def test_a_server_that_comes_back_gets_everything_while_the_run_goes_on(server: Server, tmp_path: Path) -> None:
+    """Absent from the start, then there: no replay is needed, and the runs have their true times."""
+    began = time.time()
+    with PairTracking(server.uri, spool_directory=tmp_path / "kept", retry_seconds=0.1) as parent:
+        low = parent.expert("low")
+        assert parent.run_id.startswith("offline-")
+        low.log_metrics({"loss": 1.0}, 1)
+        ended = time.time()
+        client = MlflowClient(server.start().uri)
+        deadline = time.monotonic() + 60
+        while parent.run_id.startswith("offline-") or low.run_id.startswith("offline-"):
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        low.log_metrics({"loss": 0.5}, 2)
+    assert not parent.spool_path.exists()
+    for run_id in (parent.run_id, low.run_id):
+        run = client.get_run(run_id)
+        assert run.info.status == "FINISHED"
+        assert began - 1 < run.info.start_time / 1000 < ended + 1
+    assert steps(client, low.run_id) == [1, 2]
+    assert parent.where().endswith(f"#/experiments/{parent.experiment_id}/runs/{parent.run_id}")
 
 
 def wait_for_end(client: MlflowClient, run_id: str) -> None:

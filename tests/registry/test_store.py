@@ -13,6 +13,7 @@ import pytest
 
 from musubi_ext.errors import UserError
 from musubi_ext.registry import store
+from musubi_ext.registry.replay import look
 from musubi_ext.registry.tracking import PairTracking
 
 pytestmark = pytest.mark.filterwarnings(
@@ -39,13 +40,21 @@ def test_what_is_no_store_is_refused(uri: str) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["http", "postgresql"])
-def test_a_store_that_is_not_there_is_said_quickly(scheme: str, free_port: int) -> None:
+def test_a_store_that_is_not_there_is_said_quickly_and_stops_nothing(
+    scheme: str, free_port: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     uri = f"{scheme}://user:secret@127.0.0.1:{free_port}/mlflow"
     began = time.monotonic()
-    with pytest.raises(UserError, match="--no_mlflow") as told:
-        PairTracking(uri)
-    assert time.monotonic() - began < 10
-    assert "secret" not in str(told.value)
+    with pytest.raises(store.StoreAway, match="--no_mlflow") as told:
+        store.connect(uri)
+    with PairTracking(uri, spool_directory=tmp_path) as parent:
+        parent.expert("high").log_metrics({"loss": 1.0}, 1)
+    assert time.monotonic() - began < 20
+    assert parent.run_id == f"offline-{parent.spool_path.name}"
+    assert f"events are kept in {parent.spool_path}" in caplog.text
+    assert f"musubi-ext track replay {parent.spool_path}" in parent.where()
+    written = "".join(file.read_text() for file in parent.spool_path.iterdir())
+    assert "secret" not in str(told.value) + caplog.text + written
 
 
 def test_a_server_that_answers_wrongly_is_said_quickly(free_port: int) -> None:
@@ -93,14 +102,15 @@ def test_a_deleted_experiment_is_named(uri: str) -> None:
 def test_a_store_that_goes_away_keeps_the_run_going(uri: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """The database file turns into something else in mid-run: nothing is raised, everything is kept and counted."""
     with PairTracking(uri, spool_directory=tmp_path / "kept") as parent:
-        parent.expert("high").close()
+        parent.expert("high")
         (tmp_path / "mlflow.db").write_bytes(b"broken" * 4096)
         low = parent.expert("low")
         low.log_metrics({"loss": float("nan")}, 7)
         parent.log_metrics({"seconds": 2.0}, 1)
-    events = [json.loads(line) for line in parent.spool_path.read_text().splitlines()]
-    assert parent.unsent == len(events) >= 5
-    assert parent.spool_path.parent == tmp_path / "kept"
+    (found,) = look(tmp_path / "kept")
+    assert found.path == parent.spool_path
+    events = [json.loads(line) for line in (found.path / "events.jsonl").read_bytes().splitlines()]
+    assert found.unsent == parent.unsent == 6  # the begin of low, two metrics, three statuses
     assert {"run", "metrics", "status"} <= {event["kind"] for event in events}
     assert {"loss": "nan"} in [event["content"] for event in events]
-    assert f"{len(events)} events were not sent" in caplog.text
+    assert "6 events were not sent" in caplog.text

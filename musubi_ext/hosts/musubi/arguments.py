@@ -15,6 +15,7 @@ from typing import Any
 from musubi_ext.errors import Problems, UserError
 from musubi_ext.hosts.arguments import REQUIRED, Parser
 from musubi_ext.hosts.musubi.importing import import_host
+from musubi_ext.hosts.musubi.tracker_config import apply_tracker_config
 from musubi_ext.hosts.own_flags import POCKET, add_own_flags, gather_words, nearest
 from musubi_ext.hosts.presets import describe_presets
 from musubi_ext.schedule.experts import parse_boundary
@@ -119,6 +120,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     if args is not None:
         _check_required(args, problems)
         _check_logging(args, problems)
+        if args.extension == "on" and not args.no_mlflow:
+            apply_tracker_config(args, parser.get_default, problems)
         _check_precision(args, problems)
         problems.collect(lambda: _finish(args))
     problems.raise_if_any()
@@ -190,7 +193,8 @@ def _finish(args: argparse.Namespace) -> None:
     """What upstream's main() sets, the stand-ins of our own words, and upstream's form of the boundary."""
     args.dit_dtype = None  # found in the weights
     args.vae_dtype = args.vae_dtype or VAE_TYPE
-    args.log_with = None if args.log_with == "mlflow" else args.log_with
+    if args.log_with == "mlflow" and args.extension == "on":  # upstream's own trainer leaves it to accelerate
+        args.log_with = None
     args.sdpa = args.sdpa or not any(getattr(args, name) for name in ATTENTION)
     if args.timestep_boundary is not None:
         boundary = parse_boundary(args.timestep_boundary)

@@ -20,6 +20,7 @@ from musubi_ext.errors import UserError
 from musubi_ext.hosts.checkpoints import FINISHED, last_name
 from musubi_ext.hosts.disk import writing
 from musubi_ext.hosts.extension import OrbitExtension
+from musubi_ext.hosts.gradients import limit
 from musubi_ext.hosts.jobs import Plan
 from musubi_ext.hosts.loop import Run, TrainingLoop
 from musubi_ext.hosts.musubi import metadata as host_metadata
@@ -166,9 +167,8 @@ class MusubiHost(OrbitExtension):
             for parameter in run.network.parameters():
                 if parameter.grad is not None:
                     parameter.grad = accelerator.reduce(parameter.grad, reduction="mean")
-        if args.max_grad_norm != 0.0:
-            network = accelerator.unwrap_model(run.network)
-            accelerator.clip_grad_norm_(network.get_trainable_params(), args.max_grad_norm)
+        network = accelerator.unwrap_model(run.network)
+        self.gradients_measured(limit(accelerator, list(network.get_trainable_params()), args.max_grad_norm))
 
     def weights_updated(self, args: Namespace, run: Run) -> None:
         """Limit the weights' norms, sample, then what the extension does."""
