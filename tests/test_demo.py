@@ -6,6 +6,7 @@ import json
 import math
 import os
 import re
+import shutil
 import time
 from pathlib import Path
 
@@ -16,10 +17,13 @@ from rich.console import Console
 from musubi_ext.cli import main
 from musubi_ext.demo.command import remove_outputs
 from musubi_ext.demo.options import Layout, Options
+from musubi_ext.demo.serve import serve
 from musubi_ext.demo.stages import Demo
 from musubi_ext.demo.training import write_dataset_config
 from musubi_ext.demo.workers import spread
 from musubi_ext.pipeline.stages import Stage, finished, read_stamp, run_stages
+from musubi_ext.registry.store import connect
+from musubi_ext.video import read_comment, read_video
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = ["--scenes", "2", "--clips", "4", "--steps", "3", "--sampler_steps", "2", "--rank", "4"]
@@ -67,7 +71,7 @@ def test_summary_has_the_promised_schema(demo_out: Path) -> None:
     assert math.isclose(summary["truth"]["motion_ratio"], 1.0)
     assert summary["frozen"]["motion_ratio"] == 0
     assert summary["base"]["seconds_per_video"] > 0
-    assert summary["registered"] == {"name": "circle-rotate-pocket", "version": 1, "aliases": ["candidate"]}
+    assert summary["registered"] == {"name": "circle-rotate", "version": 1, "aliases": ["candidate"]}
     assert "at least 5 are needed" in summary["gate"]
 
 
@@ -78,8 +82,15 @@ def test_everything_lies_where_the_report_says(
     assert main(demo_words(demo_out, tiny_pipeline)) == 0
     assert times(demo_out, ".") == before
     shown = capsys.readouterr().out
-    assert shown.count("done before") == 7
-    for part in ("held-out scenes", "frozen", "gate: refused", "mlflow ui", "models:/circle-rotate"):
+    assert shown.count("done before") == 8
+    for part in (
+        "held-out scenes",
+        "frozen",
+        "gate: refused",
+        "mlflow ui",
+        "models:/circle-rotate",
+        "circle-rotate has no champion",
+    ):
         assert part in shown
     assert len(list((demo_out / "filmstrips").glob("*.png"))) == 2
     assert len(list((demo_out / "videos").glob("*_pair.mp4"))) == 2
@@ -97,6 +108,18 @@ def test_the_run_holds_the_evidence(demo_out: Path) -> None:
     assert client.get_run(run).info.status == "FINISHED"
 
 
+def test_the_service_answers_from_the_champion(demo_out: Path, tiny_pipeline: Path, tmp_path: Path) -> None:
+    pytest.importorskip("bentoml", reason="bentoml is not installed")
+    layout = Layout(shutil.copytree(demo_out, tmp_path / "out"))
+    connect(layout.tracking_uri).set_registered_model_alias("circle-rotate", "champion", "1")
+    serve(Demo(Options(scenes=2, sampler_steps=2, base=str(tiny_pipeline)), layout, Console(quiet=True)))
+    answer = json.loads(layout.served.read_text(encoding="utf-8"))
+    assert answer["version"] == 1
+    assert answer["model"].endswith("+circle-rotate/1")
+    assert read_comment(layout.served_video)["version"] == "models:/circle-rotate/1"
+    assert len(read_video(layout.served_video)[0]) == 17
+
+
 def test_changed_option_repeats_only_what_depends_on_it(
     demo_out: Path, tiny_pipeline: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -104,18 +127,18 @@ def test_changed_option_repeats_only_what_depends_on_it(
         assert main(demo_words(demo_out, tiny_pipeline, *words, "--dry-run")) == 0
         return set(re.findall(r"^(\w+) +to do", capsys.readouterr().out, re.MULTILINE))
 
-    last = {"evaluate", "register"}
+    last = {"evaluate", "register", "serve"}
     assert to_do() == set()
     assert to_do("--sampler_steps", "3") == {"generate", *last}
     assert to_do("--scenes", "3") == {"scenes", "generate", *last}
     assert to_do("--seed", "7") == to_do("--rank", "8") == {"train", "generate", *last}
     assert to_do("--clips", "6") == {"render", "cache", "train", "generate", *last}
-    assert len(to_do("--fresh")) == 7
+    assert len(to_do("--fresh")) == 8
 
 
 def test_dry_run_writes_nothing(tmp_path: Path, tiny_pipeline: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(demo_words(tmp_path / "out", tiny_pipeline, "--dry-run", "--fresh")) == 0
-    assert capsys.readouterr().out.count("to do") == 7
+    assert capsys.readouterr().out.count("to do") == 8
     assert not list(tmp_path.iterdir())
 
 

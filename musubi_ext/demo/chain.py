@@ -81,4 +81,12 @@ CHAIN = (
         later("musubi_ext.demo.register", "register"),
         lambda at: (at.database,),
     ),
+    Stage(
+        "serve",
+        ("register",),
+        lambda _: f"the service with {MODEL}@champion makes one video",
+        lambda _: {},
+        lambda at: (at.served,),
+        later("musubi_ext.demo.serve", "serve"),
+    ),
 )

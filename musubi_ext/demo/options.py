@@ -9,7 +9,7 @@ from pathlib import Path
 from musubi_ext.errors import Problems
 
 POCKET = "pocket-i2v"
-MODEL = "circle-rotate-pocket"  # the registered model
+MODEL = "circle-rotate"  # the registered model
 EXPERIMENT = "demo"
 PAIR = "demo"
 
@@ -53,7 +53,8 @@ class Layout:
     root: Path
 
     OWNED = ("data", "cache", "pair", "videos", "results", "filmstrips", "stamps", "mlartifacts", "mlflow_spool",
-             "mlflow.db", "mlflow.db-wal", "mlflow.db-shm", "mlflow.db-journal", "summary.json")  # fmt: skip
+             "mlflow.db", "mlflow.db-wal", "mlflow.db-shm", "mlflow.db-journal", "summary.json",
+             "service", "service.toml", "service.json", "service.mp4")  # fmt: skip
 
     @property
     def marker(self) -> Path:
@@ -109,6 +110,26 @@ class Layout:
     def summary(self) -> Path:
         """What the table is printed from."""
         return self.root / "summary.json"
+
+    @property
+    def service(self) -> Path:
+        """The service's jobs, its database and its log."""
+        return self.root / "service"
+
+    @property
+    def service_config(self) -> Path:
+        """What to start the service with, to have the demo's champion: $MUSUBI_EXT_SERVICE_CONFIG."""
+        return self.root / "service.toml"
+
+    @property
+    def served(self) -> Path:
+        """What the service answered."""
+        return self.root / "service.json"
+
+    @property
+    def served_video(self) -> Path:
+        """The video that it made."""
+        return self.root / "service.mp4"
 
     @property
     def database(self) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -18,6 +19,7 @@ from musubi_ext.pipeline.stages import read_stamp
 
 NONE = "-"
 ROWS = ("truth", "frozen", "base", "pair")
+SERVE = "bentoml serve serving.service:VideoService"
 LEGEND = (
     "Medians over scenes; drift with its 95% interval, and as a multiple of the exact truth's. "
     "truth: the true orbit through the base's own VAE, the best it can show. frozen: the first frame, still. "
@@ -87,9 +89,19 @@ def print_report(document: Mapping[str, Any], layout: Layout, console: Console) 
         "registered": f"models:/{registered['name']}/{registered['version']}  ({', '.join(registered['aliases'])})",
         "MLflow": document["run"]["ui"],
         "figures": _shown(layout.summary),
+        "service": served(json.loads(layout.served.read_text(encoding="utf-8"))),
+        "serve it": f"MUSUBI_EXT_SERVICE_CONFIG={_shown(layout.service_config)} {SERVE}",
     }
     for name, value in where.items():
         console.print(f"{name:11} {value}", markup=False, highlight=False, soft_wrap=True)
+
+
+def served(answer: Mapping[str, Any]) -> str:
+    """What the service answered, of its `service.json`."""
+    if reason := answer.get("unavailable"):
+        return f"unavailable: {reason}"
+    seconds = answer["seconds"]
+    return f"ready after {seconds['ready']:.1f} s; {answer['model']} made {answer['video']} in {seconds['job']:.2f} s"
 
 
 def missing(document: Mapping[str, Any]) -> list[str]:

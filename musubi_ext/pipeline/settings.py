@@ -26,7 +26,7 @@ class Settings:
     base: str = POCKET
     output_dir: str = "runs/pipeline"
     output_name: str = "pair"
-    name: str = "circle-rotate-pocket"
+    name: str = "circle-rotate"
     network_dim: int = 16
     steps: int = 450
     seed: int = 42

@@ -95,4 +95,4 @@ def test_mlflow_runs_it(migrated_store: Path, tmp_path: Path) -> None:
     step, parent = client.search_runs([client.get_experiment_by_name("project").experiment_id])
     assert step.data.tags["mlflow.parentRunId"] == parent.info.run_id
     assert {step.info.status, parent.info.status} == {"FAILED"}
-    assert parent.data.params["name"] == "circle-rotate-pocket"
+    assert parent.data.params["name"] == "circle-rotate"
