@@ -3,7 +3,8 @@
 A service on loopback needs no key, yet any web site the person visits could send forms to it, and a DNS name that
 turns into 127.0.0.1 could read the answers. So without a key the Host must be a loopback name, and a browser's request
 must come from the service's own page. What decides is the address that the connection came in on, not what the
-configuration says: `bentoml serve --host 0.0.0.0` opens nothing.
+configuration says: `bentoml serve --host 0.0.0.0` opens nothing, and neither does a proxy on this machine, which says
+for whom it asks.
 """
 
 from __future__ import annotations
@@ -22,9 +23,12 @@ if TYPE_CHECKING:
     from starlette.requests import Request
 
 PROBES = frozenset({"/livez", "/readyz", "/healthz"})
+SIGNED = frozenset({"/v1/hooks/mlflow"})  # serving.hook_route: its own signature says who sent it
 OPEN = PROBES | {"/", "/openapi.json", "/docs.json", "/schema.json"}  # what anyone may read: no job, no name of one
 OPEN_FOLDER = "/ui/"
 _SCOPES = {"/metrics": "metrics:read", "/stats": "metrics:read"}  # BentoML's own routes, which ask for nothing
+_FORWARDED = ("forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip")
+_SEEN = "serving.access"  # in a request's scope: a layer outside this one has let it in
 _ASK = "this service asks for an API key (Authorization: Bearer …)"
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; media-src blob:; "
@@ -69,8 +73,10 @@ class Access:
         if scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1008})
             return
-        if scope["type"] != "http" or "key" in scope.setdefault("state", {}):
+        if scope["type"] != "http" or _SEEN in scope:
             return await self.app(scope, receive, send)
+        scope[_SEEN] = True
+        scope["state"] = dict(scope.get("state", {}))  # a server may hand the same one to every request
 
         async def guarded(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -88,9 +94,10 @@ class Access:
     async def _key(self, scope: Scope) -> Key | None:
         """Whose request this is; None where nobody needs to be known."""
         headers, path = Headers(scope=scope), scope["path"]
-        if path in PROBES:
+        if path in PROBES or path in SIGNED:
             return None
-        if not self.required and _loopback((scope.get("server") or ("",))[0]):
+        forwarded = any(name in headers for name in _FORWARDED)
+        if not self.required and not forwarded and _loopback((scope.get("server") or ("",))[0]):
             _check_local(headers)
             return LOCAL
         if path in OPEN or path.startswith(OPEN_FOLDER):

@@ -6,67 +6,36 @@
 
 A new champion becomes current once its files are here and are what was registered. One that cannot be loaded changes
 nothing: the version before it stays current, and `state()` says which one was refused, and why.
+
+registry.watch.AliasWatcher tells of changes only; here a refused version is tried again, an alias that is not there may
+mean the base, and what the registry last said is shown: hence this follower on the same parts.
 """
 
 from __future__ import annotations
 
-import importlib
 import json
 import logging
-import math
 import os
 import random
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Mapping
-from contextlib import suppress
-from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from musubi_ext.errors import UserError
 from serving.config import ServiceConfig
+from serving.registered import Registered
+from serving.version_ref import BASE, RegistryDownError, VersionRef, folder_pair, folder_version
 
 if TYPE_CHECKING:
     from musubi_ext.adapters.pair import AdapterPair
+    from serving.promises import Promise
 
+__all__ = ["BASE", "LiveAdapters", "RegistryDownError", "VersionRef"]
 _JITTER = 0.2  # of the interval, either way: a hundred replicas do not ask in step
-_EVALUATION = "evaluation."  # + metric: a version's tag with a number of its evaluation
 _AGAIN = 12  # intervals until a version that could not be loaded is tried again
 _log = logging.getLogger(__name__)
-
-
-class RegistryDownError(ConnectionError):
-    """The registry does not answer: nobody's mistake, and worth another attempt."""
-
-
-@dataclass(frozen=True)
-class VersionRef:
-    """What makes a video beside the base: a registered version, a pair's folder (version 0), or nothing (no name).
-
-    `checksums`: file name → SHA-256, as registered or as found in the folder when the job was accepted.
-    """
-
-    name: str = ""
-    version: int = 0
-    checksums: Mapping[str, str] = field(default_factory=dict)
-
-    def __str__(self) -> str:
-        if not self.name:
-            return "base"
-        return f"models:/{self.name}/{self.version}" if self.version else f"{self.name} (a folder)"
-
-    @property
-    def is_base(self) -> bool:
-        """Whether the base makes the video alone."""
-        return not self.name
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain JSON values; `VersionRef(**…)` gives it back."""
-        return asdict(self)
-
-
-BASE = VersionRef()
 
 
 class LiveAdapters:
@@ -74,6 +43,7 @@ class LiveAdapters:
 
     def __init__(self, config: ServiceConfig) -> None:
         self.config = config
+        self._registered = Registered(config.tracking_uri)
         self._pairs: OrderedDict[tuple[str, int, str], AdapterPair] = OrderedDict()
         self._lock = threading.Lock()
         self._current: VersionRef | None = None
@@ -97,20 +67,25 @@ class LiveAdapters:
         if self._thread is not None:
             self._thread.join()
 
-    def notify(self, body: bytes, headers: Mapping[str, str]) -> None:
-        """Take what MLflow's webhook sent, and ask the registry at once; without a valid signature it raises.
+    def notify(self, body: bytes, headers: Mapping[str, str]) -> bool:
+        """Take what MLflow's webhook sent; True when it is about our alias: the registry is then asked at once.
 
-        Raises UserError when no secret is configured, or musubi_ext.registry has no webhooks yet.
+        Raises UserError when no secret is configured, RefusedNotificationError for what is not signed with it now.
         """
+        from musubi_ext.registry.names import parse_reference
+        from musubi_ext.registry.notifications import concerns, verified
+
         variable = self.config.adapters.webhook_secret_env
         if not variable:
             raise UserError("webhooks are off (adapters.webhook_secret_env names the variable with the secret)")
-        try:
-            notifications = importlib.import_module("musubi_ext.registry.notifications")
-        except ModuleNotFoundError as error:
-            raise UserError("webhooks are off: musubi_ext.registry cannot verify them in this version") from error
-        notifications.verified(body, headers, os.environ[variable])
+        content = verified(body, headers, os.environ[variable])
+        if "@" not in self.config.reference:
+            return False
+        followed = parse_reference(self.config.reference)
+        if not concerns(content, followed.name, str(followed.alias)):
+            return False
         self._wake.set()
+        return True
 
     def current(self) -> VersionRef:
         """The live version. While there is none, raises what the last question raised: see `resolve`, `load`."""
@@ -129,7 +104,7 @@ class LiveAdapters:
         """
         if not asked:
             return self.current()
-        return BASE if asked == "none" else self._registered(asked)
+        return BASE if asked == "none" else self._registered.ref(asked)
 
     def load(self, version: VersionRef) -> AdapterPair | None:
         """The version's pair, its files checked; None for the base alone.
@@ -158,14 +133,13 @@ class LiveAdapters:
 
         return defaults(self.config.base, self.load(version)) | self.config.levers.defaults
 
-    def promised(self, version: VersionRef) -> dict[str, float]:
-        """Metric → number that the version was registered with: what serving.measures.DriftAlarm compares with.
+    def promised(self, version: VersionRef) -> dict[str, Promise]:
+        """Metric → what the version was promoted with, or registered with: what serving.drift compares with.
 
-        Empty for the base, a folder, and a version without an evaluation. Raises as `resolve` does.
+        Empty for the base, a folder, and a version without an evaluation. Raises as `resolve` does, and UserError for
+        evidence that is not what was judged.
         """
-        if not version.version:
-            return {}
-        return _numbers(self._version(str(version)).tags)
+        return self._registered.promised(version) if version.version else {}
 
     def state(self) -> dict[str, Any]:
         """What is live, since when (Unix seconds), what was refused and why, what the registry said last."""
@@ -183,11 +157,7 @@ class LiveAdapters:
         try:
             found = self._asked_for()
         except (UserError, RegistryDownError) as error:
-            with self._lock:
-                if str(error) != str(self._problem):
-                    _log.warning("%s", error)
-                self._problem = error
-            return
+            return self._complain(error)
         with self._lock:
             self._problem = None if self._current else self._problem
             if found == self._current:
@@ -197,7 +167,9 @@ class LiveAdapters:
                 return
         try:
             self.load(found)
-        except (UserError, RegistryDownError) as error:
+        except RegistryDownError as error:
+            return self._complain(error)
+        except UserError as error:
             with self._lock:
                 self._refused = {"version": str(found), "reason": str(error), "at": time.time()}
                 if self._current is None:
@@ -207,6 +179,12 @@ class LiveAdapters:
         with self._lock:
             self._current, self._since = found, time.time()
             self._refused = self._problem = None
+
+    def _complain(self, error: UserError | RegistryDownError) -> None:
+        with self._lock:
+            if str(error) != str(self._problem):
+                _log.warning("%s", error)
+            self._problem = error
 
     def _lately_refused(self, version: VersionRef) -> bool:
         """Whether to leave it for now: its files are large, and not to be fetched at every question."""
@@ -219,74 +197,17 @@ class LiveAdapters:
         if not reference:
             return BASE
         if not reference.startswith("models:/"):
-            return _folder_version(reference)
-        if self.config.pair is None and not self._has_champion():
+            return folder_version(reference)
+        if self.config.pair is None and not self._registered.has(reference):
             return BASE  # nobody named a pair, and nothing was promoted yet
-        return self._registered(reference)
-
-    def _has_champion(self) -> bool:
-        """Whether the default's alias exists. Raises UserError when the registry does not answer."""
-        from musubi_ext.registry.names import parse_reference
-        from musubi_ext.registry.store import STORE_ERRORS, sqlite_path, tracking_uri
-        from musubi_ext.registry.versions import aliases
-
-        store = sqlite_path(tracking_uri(self.config.tracking_uri))
-        if store is not None and not store.is_file():
-            return False  # connecting would make one
-        wanted = parse_reference(self.config.reference)
-        try:
-            client = self._client()
-            found = client.search_registered_models(filter_string=f"name = '{wanted.name}'")
-            return bool(found) and wanted.alias in aliases(client, wanted.name)
-        except STORE_ERRORS as error:
-            raise RegistryDownError(f"{wanted}: the registry does not answer") from error
-
-    def _registered(self, reference: str) -> VersionRef:
-        from musubi_ext.registry.versions import checksums
-
-        found = self._version(reference)
-        return VersionRef(found.name, int(found.version), checksums(found))
-
-    def _version(self, reference: str) -> Any:
-        """MLflow's own record of the version that a reference means now."""
-        from musubi_ext.registry.names import parse_reference
-        from musubi_ext.registry.store import STORE_ERRORS
-        from musubi_ext.registry.versions import find_version
-
-        parsed = parse_reference(reference)
-        try:
-            return find_version(self._client(), parsed)
-        except RegistryDownError:
-            raise
-        except STORE_ERRORS as error:
-            raise RegistryDownError(f"{parsed}: the registry does not answer") from error
+        return self._registered.ref(reference)
 
     def _open(self, version: VersionRef) -> AdapterPair:
-        """The pair from its folder, or from the registry's store by `load_pair`, which verifies every file."""
-        if not version.version:
-            if _folder_version(self.config.reference) != version:
-                raise UserError(f"{version}: its files changed since the job was accepted")
-            return _pair_in(self.config.reference)
-        from musubi_ext.registry.model import load_pair
-        from musubi_ext.registry.store import STORE_ERRORS
-
-        try:
-            if self._registered(str(version)) != version:
-                raise UserError(f"{version}: its checksums were changed since the job was accepted")
-            return load_pair(str(version), uri=self.config.tracking_uri)
-        except RegistryDownError:
-            raise
-        except STORE_ERRORS as error:
-            raise RegistryDownError(f"{version}: the registry does not answer") from error
-
-    def _client(self) -> Any:
-        from musubi_ext.registry.store import connect, tracking_uri
-
-        uri = tracking_uri(self.config.tracking_uri)
-        try:
-            return connect(uri)
-        except UserError as error:  # it asks the store once
-            raise RegistryDownError(f"{self.config.reference}: the registry does not answer") from error
+        if version.version:
+            return self._registered.open(version)
+        if folder_version(self.config.reference) != version:
+            raise UserError(f"{version}: its files changed since the job was accepted")
+        return folder_pair(self.config.reference)
 
     def _check_fits(self, pair: AdapterPair) -> None:
         from musubi_ext.generation.pair import check_fits
@@ -301,28 +222,3 @@ class LiveAdapters:
             self._wake.clear()
             if not self._closed.is_set():
                 self.refresh()
-
-
-def _pair_in(folder: str) -> AdapterPair:
-    from musubi_ext.adapters.pair import AdapterPair
-
-    return AdapterPair.load(folder)
-
-
-def _numbers(tags: Mapping[str, str]) -> dict[str, float]:
-    """The evaluation that `register_pair` noted on a version."""
-    numbers = {}
-    for key, value in tags.items():
-        with suppress(ValueError):  # a tag of someone else's
-            if key.startswith(_EVALUATION) and math.isfinite(number := float(value)):
-                numbers[key.removeprefix(_EVALUATION)] = number
-    return numbers
-
-
-def _folder_version(folder: str) -> VersionRef:
-    """The pair in a folder as a version, by the bytes it has now."""
-    from musubi_ext.storage import sha256
-
-    pair = _pair_in(folder)
-    digests = {file.name: sha256(file) for file in pair.files().values()}
-    return VersionRef(str(pair.manifest["name"]), 0, digests)

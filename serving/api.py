@@ -24,6 +24,7 @@ from serving.body_limit import BodyLimit
 from serving.catalog import Catalog
 from serving.config import ServiceConfig
 from serving.evaluate_upload import Evaluator
+from serving.hook_route import Notify, add_hook
 from serving.http_errors import HttpError, install
 from serving.metrics_prometheus import CONTENT_TYPE, render
 from serving.openapi import ERRORS, document
@@ -42,12 +43,13 @@ def create_app(
     *,
     adapters: Resolves,
     recent: Callable[[], Sequence[JobRecord]] = tuple,
+    hook: Notify | None = None,
     guard: bool = True,
 ) -> FastAPI:
     """The app on `jobs`, which is started and closed by whoever made it; so is `adapters`.
 
-    `recent`: the completed jobs that /metrics speaks of. `guard` False leaves out the middleware, for a host that adds
-    `middleware(jobs, config)` around more than this app.
+    `recent`: the completed jobs that /metrics speaks of. `hook`: takes what MLflow's webhook sends. `guard` False
+    leaves out the middleware, for a host that adds `middleware(jobs, config)` around more than this app.
     """
     app = FastAPI(
         title="musubi-ext",
@@ -62,6 +64,7 @@ def create_app(
     _add_models(app, Catalog(config, adapters))
     _add_evaluation(app, config)
     _add_operations(app, jobs, config, adapters, recent)
+    add_hook(app, hook)
     _add_page(app)
     app.openapi = lambda: document(app, config)  # type: ignore[method-assign]
     return app
@@ -91,7 +94,7 @@ def _add_evaluation(app: FastAPI, config: ServiceConfig) -> None:
     )
     async def evaluate_video(request: Request) -> schemas.Scores:
         """A video in, its scores out: those that every video made here gets, or the `metrics` named."""
-        allowed(request, "evaluate")
+        key = allowed(request, "evaluate")
         sent = await read_sent(request, ("metrics", "caption"), {"video": config.limits.body_bytes})
         if "video" not in sent.files:
             raise HttpError(400, "video: is missing (the file to measure)", param="video")
@@ -101,7 +104,7 @@ def _add_evaluation(app: FastAPI, config: ServiceConfig) -> None:
                 message = f"{name}: expected text of at most {config.limits.prompt:,} characters"
                 raise HttpError(400, message, param=name)
         names = [name.strip() for name in texts["metrics"].split(",") if name.strip()]
-        found = await evaluator.scores(sent.files["video"], names, texts["caption"])
+        found = await evaluator.scores(sent.files["video"], names, texts["caption"], key.owner)
         return schemas.Scores(scores={name: score(one) for name, one in found.items()})
 
 

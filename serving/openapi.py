@@ -41,7 +41,7 @@ RANGES: dict[int | str, dict[str, Any]] = {
     416: {"description": _MEANINGS[416], "content": {"text/plain": {"schema": {"type": "string"}}}},
 }
 EVENTS: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}}
-_OPEN = ("/livez", "/readyz")
+_OPEN = ("/livez", "/readyz", "/v1/hooks/mlflow")
 
 
 def document(app: FastAPI, config: ServiceConfig) -> dict[str, Any]:

@@ -56,7 +56,14 @@ def _config() -> ServiceConfig:
 config = _config()
 adapters = LiveAdapters(config)
 started = _Started()
-app = create_app(started, config, adapters=adapters, recent=lambda: recent_jobs(started.jobs), guard=False)
+app = create_app(
+    started,
+    config,
+    adapters=adapters,
+    recent=lambda: recent_jobs(started.jobs),
+    hook=adapters.notify if config.adapters.webhook_secret_env else None,
+    guard=False,
+)
 
 
 @bentoml.service(

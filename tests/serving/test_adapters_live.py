@@ -17,6 +17,7 @@ from musubi_ext.storage import sha256
 from serving.adapters_live import BASE, LiveAdapters, RegistryDownError, VersionRef
 from serving.config import ServiceConfig
 from serving.engine import Engine
+from serving.promises import Promise
 from serving.request import JobRequest
 from serving.stages import StageStore
 
@@ -189,7 +190,7 @@ def test_promise_of_a_version_is_its_evaluation(
     live: LiveAdapters, uri: str, make_pair: Callable[..., AdapterPair]
 ) -> None:
     register_pair(make_pair(1), NAME, uri=uri, evaluation={"subject_drift": 1.25, "note": "fine"})
-    assert live.promised(live.resolve(f"{NAME}/1")) == {"subject_drift": 1.25}
+    assert live.promised(live.resolve(f"{NAME}/1")) == {"subject_drift": Promise(1.25)}
     assert live.promised(BASE) == {}
 
 
