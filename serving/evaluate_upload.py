@@ -11,6 +11,7 @@ import os
 import resource
 import sys
 import tempfile
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -20,27 +21,29 @@ from serving.http_errors import HttpError
 
 SECONDS = 120.0
 MEMORY = 8 * 2**30  # bytes of address space; torch alone takes three of them
-WAITING = 4  # uploads that may wait for the one that is measured
+WAITING, WAITING_EACH = 4, 1  # uploads that may wait for the one that is measured: of all, of one owner
 _ROOT = Path(__file__).resolve().parents[1]
 
 
 class Evaluator:
-    """One upload at a time; `waiting` more may wait."""
+    """One upload at a time; WAITING more may wait, and of one owner WAITING_EACH beside one that is measured."""
 
     def __init__(self, evaluation: Evaluation, limits: Limits, seconds: float = SECONDS) -> None:
         self.evaluation, self.limits, self.seconds = evaluation, limits, seconds
-        self._one, self._asked = asyncio.Lock(), 0
+        self._one, self._asked = asyncio.Lock(), Counter[str]()  # by owner
 
-    async def scores(self, data: bytes, metrics: list[str], caption: str) -> dict[str, Any]:
-        """Metric → result. Raises HttpError: 400 for what is no video or no metric, 503 when too many wait."""
-        if self._asked > WAITING:
+    async def scores(self, data: bytes, metrics: list[str], caption: str, owner: str = "") -> dict[str, Any]:
+        """Metric → result. Raises HttpError: 400 for what is no video or no metric, 503 and 429 when too many wait."""
+        if self._asked[owner] > WAITING_EACH:
+            raise HttpError(429, "two of your videos are being measured already", retry_after=10)
+        if self._asked.total() > WAITING:
             raise HttpError(503, "too many videos wait to be measured", retry_after=10)
-        self._asked += 1
+        self._asked[owner] += 1
         try:
             async with self._one:
                 return await self._measured(data, metrics, caption)
         finally:
-            self._asked -= 1
+            self._asked -= Counter({owner: 1})
 
     async def _measured(self, data: bytes, metrics: list[str], caption: str) -> dict[str, Any]:
         evaluation = self.evaluation.model_dump(mode="json") | ({"metrics": metrics} if metrics else {})

@@ -16,8 +16,16 @@ from musubi_ext.errors import UserError
 
 log = logging.getLogger(__name__)
 
-# POSIX and Windows paths, and the addresses that tracebacks and object reprs carry (CVE-2026-22778).
-_INSIDES = re.compile(r"(?<![\w./:-])(?:/[\w.@+-]+){2,}/?|[A-Za-z]:\\[^\s'\"]+|0x[0-9a-fA-F]{6,}|file://\S+")
+# What error texts carry of our insides (CVE-2026-22778): databases' and files' addresses with their passwords, POSIX
+# and Windows paths, the addresses of objects in memory, and a traceback's "file.py, line 12".
+_INSIDES = re.compile(
+    r"\b(?!https?:|models:)[a-z][a-z0-9+.-]*:/+[^\s'\")]+"
+    r"|\bhttps?://[^\s/@'\"]+@[^\s'\")]+"
+    r"|(?<![\w./:-])~?(?:/[\w.@+-]+){2,}/?"
+    r"|\b[A-Za-z]:\\[^\s'\"]+"
+    r"|0x[0-9a-fA-F]{6,}"
+    r"|\b[\w./-]+\.py\b(?:\W+line \d+)?"
+)
 _CODES = {
     400: "invalid_request",
     401: "unauthorized",
@@ -96,5 +104,5 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(Exception)
     async def _unforeseen(request: Request, error: Exception) -> JSONResponse:
-        log.error("%s %s failed", request.method, request.url.path, exc_info=error)
+        log.error("%s %r failed", request.method, request.url.path, exc_info=error)  # %r: a path may hold line ends
         return HttpError(500, "the server made a mistake; its log says which", code="internal_error").response()

@@ -1,6 +1,7 @@
 """What a client sends, taken apart: text fields and pictures, each checked before anything is decoded.
 
 Bytes only. No field is an address or a path: nothing is ever fetched or opened for a client (CVE-2025-54381).
+Forms and JSON and nothing else: pickles are refused (CVE-2025-27520).
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ from serving.http_errors import HttpError
 
 MAX_TEXT = 64 * 1024  # bytes of one text field
 MAX_FIELDS, MAX_FILES = 64, 4
+MAX_PLAIN = 256 * 1024  # bytes of a URL-encoded form, which holds no file; a second for each 5 MB of "&&&&" otherwise
+MAX_MARKS = 20_000  # of a JSON body's , : [ and {: two long prompts have fewer, and each may cost 64 bytes once parsed
 _DATA_URI = re.compile(r"data:image/(?:png|jpeg|webp);base64,")
 
 
@@ -51,7 +54,10 @@ async def read_sent(request: Request, texts: Collection[str], files: Mapping[str
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind == "application/json":
         return _from_json(await request.body(), texts, files)
-    if kind in ("multipart/form-data", "application/x-www-form-urlencoded"):
+    plain = kind == "application/x-www-form-urlencoded"
+    if plain and len(await request.body()) > MAX_PLAIN:
+        raise HttpError(413, f"more than {MAX_PLAIN:,} bytes without a file: send multipart/form-data")
+    if plain or kind == "multipart/form-data":
         form = await _form(request)
         try:
             return await _from_form(form, texts, files)
@@ -119,8 +125,10 @@ async def _bytes(file: UploadFile, name: str, most: int) -> bytes:
 
 
 def _from_json(body: bytes, texts: Collection[str], files: Mapping[str, int]) -> Sent:
+    if sum(map(body.count, (b",", b":", b"[", b"{"))) > MAX_MARKS:  # pictures are base64, which has none of them
+        raise HttpError(400, "the body is not a JSON object of fields: it has too many parts")
     try:
-        document = json.loads(body, parse_constant=_no_constant)
+        document = json.loads(body, parse_constant=_no_constant, object_pairs_hook=_once)
     except (ValueError, RecursionError):  # JSONDecodeError and UnicodeDecodeError are ValueErrors
         raise HttpError(400, "the body is not JSON") from None
     if not isinstance(document, dict):
@@ -166,3 +174,12 @@ def _known(name: str, texts: Collection[str], files: Mapping[str, int]) -> None:
 
 def _no_constant(name: str) -> float:
     raise ValueError(f"{name} is not JSON")
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object whose names are all different: which of two equal ones counts, a proxy before us may see otherwise."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise HttpError(400, f"{next(name for name in names if names.count(name) > 1)[:60]!r}: given twice")
+    return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol, TypeVar
@@ -32,7 +33,8 @@ from serving.variants import draw
 from serving.video_events import LOOK, news
 from serving.view import MADE_FROM_VIDEO, video
 
-STREAMS = 256  # events streams at once
+STREAMS, STREAMS_EACH = 256, 32  # events streams at once: of all, of one owner
+DECODING = 2  # requests whose pictures are decoded at once: each may take a gigabyte
 _STATUS = {NotFoundError: 404, ConflictError: 409, QuotaError: 429, QueueFullError: 503}
 _MEDIA = {".mp4": "video/mp4", ".png": "image/png", ".webp": "image/webp", ".jpg": "image/jpeg"}
 Order = Literal["asc", "desc"]
@@ -73,8 +75,8 @@ class VideoRoutes:
     def __init__(self, jobs: JobsPort, config: ServiceConfig, settle: Settle) -> None:
         self.jobs, self.config, self.settle = jobs, config, settle
         self.submission = Submission(jobs, config, settle)
-        self._streams = 0
-        self._drawing = anyio.CapacityLimiter(2)
+        self._streams: Counter[str] = Counter()  # by owner
+        self._drawing, self._decoding = anyio.CapacityLimiter(2), anyio.CapacityLimiter(DECODING)
 
     def add_to(self, app: FastAPI) -> None:
         """Register every route; /sync before /{video_id}, which would take it for an id."""
@@ -98,7 +100,7 @@ class VideoRoutes:
         """Accept a job. The same Idempotency-Key with the same request gives the same job again."""
         key = allowed(request, "videos:write")
         sent = await self.submission.read(request)
-        return await _in_thread(lambda: self._view(self.submission.accept(sent, key, idempotency_key)))
+        return await _in_thread(lambda: self._view(self.submission.accept(sent, key, idempotency_key)), self._decoding)
 
     async def create_and_wait(self, request: Request) -> Response:
         """Make a small video and answer with its bytes; closing the connection cancels it."""
@@ -106,7 +108,7 @@ class VideoRoutes:
         allowed(request, "videos:read")
         sent = await self.submission.read(request)
         most = self.config.limits.sync_volume
-        job = await _in_thread(lambda: self.submission.accept(sent, key, None, most))
+        job = await _in_thread(lambda: self.submission.accept(sent, key, None, most), self._decoding)
         try:
             job = await self._ended(request, job.id, key)
         except BaseException:  # nobody waits for it any more, whatever the reason
@@ -162,16 +164,16 @@ class VideoRoutes:
         """Server-sent events: the whole job as data whenever it has moved, until it has ended."""
         key = allowed(request, "videos:read")
         await self._look(video_id, key)
-        if self._streams >= STREAMS:
+        if self._streams.total() >= STREAMS or self._streams[key.owner] >= STREAMS_EACH:
             raise HttpError(503, "too many events are streamed; ask for the job instead", retry_after=5)
 
         async def stream() -> AsyncIterator[str]:
-            self._streams += 1
+            self._streams[key.owner] += 1
             try:
                 async for event in news(lambda: self._look(video_id, key), lambda: _over(request)):
                     yield event
             finally:
-                self._streams -= 1
+                self._streams -= Counter({key.owner: 1})  # an owner without any is dropped
 
         return StreamingResponse(stream(), media_type="text/event-stream")
 
@@ -214,10 +216,10 @@ async def _over(request: Request) -> bool:
     return getattr(request.app.state, "stopping", False) or await request.is_disconnected()
 
 
-async def _in_thread(action: Callable[[], T]) -> T:
+async def _in_thread(action: Callable[[], T], limiter: anyio.CapacityLimiter | None = None) -> T:
     """`action`'s result; what jobs and requests refuse becomes an answer."""
     try:
-        return await run_in_threadpool(action)
+        return await anyio.to_thread.run_sync(action, limiter=limiter)
     except UserError as error:
         raise invalid(error, frozenset({*FIELDS, *FILES})) from None
     except RegistryDownError as error:

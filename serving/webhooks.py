@@ -28,6 +28,7 @@ HEADER = "X-Musubi-Signature"
 LONGEST_URL = 2_000
 TIMEOUT = 10.0  # seconds, to connect and for each read
 TOLERANCE = 300.0  # seconds a signature stays good
+_UNICAST = ipaddress.IPv6Network("2000::/3")  # all that is routed on the open internet
 
 
 class DeliveryError(Exception):
@@ -120,6 +121,8 @@ def _public(address: str) -> bool:
         inner = ip.ipv4_mapped or ip.sixtofour or (ip.teredo[1] if ip.teredo else None) or _nat64(ip)
         if inner is not None:
             return _public(str(inner))
+        if ip not in _UNICAST:  # what may carry an IPv4 address inside in other ways, and site-local ones
+            return False
     return ip.is_global and not ip.is_multicast
 
 
