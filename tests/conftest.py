@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,10 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 SAMPLES = Path(os.environ.get("MUSUBI_EXT_SAMPLE_DATA", ROOT.parent / "shared" / "data" / "circle_rotate"))
+
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # started in a shell's background, which children inherit
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -172,6 +172,16 @@ def test_killed_at_any_moment_it_goes_on(tmp_path: Path, tiny_pipeline: Path) ->
     assert not [name for name in stamps(toml) if name.startswith(".")]
 
 
+def test_what_killed_runs_left_is_removed(tmp_path: Path, tiny_pipeline: Path) -> None:
+    toml = data(tmp_path, count=1)
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    for name in (".clip_0_00000-005_0032x0032_wan.0a1b2c3d.safetensors", ".tmpA1b2C3", ".gitignore"):
+        (cache / name).write_bytes(b"torn")
+    run(toml, tiny_pipeline)
+    assert [name for name in stamps(toml) if name.startswith(".")] == [".gitignore"]
+
+
 def test_status_and_prune(tmp_path: Path, tiny_pipeline: Path, capsys: pytest.CaptureFixture[str]) -> None:
     toml = data(tmp_path)
     run(toml, tiny_pipeline)

@@ -34,6 +34,7 @@ _LATENT = re.compile(
 )
 _TEXT = re.compile(r"(?P<stem>.+)_wan_te\.safetensors", re.DOTALL)
 _LEFTOVER = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{8}\.safetensors", re.DOTALL)  # of `storage.atomic_path`
+_OF_SAFETENSORS = re.compile(r"\.tmp[A-Za-z0-9]{6}")  # what safetensors ≥ 0.7 writes before it renames
 
 
 @dataclass(frozen=True)
@@ -74,12 +75,14 @@ def text_files(folder: Path) -> dict[str, Path]:
 
 def leftovers(folder: Path) -> list[Path]:
     """Caches under their temporary names: of a run that is writing them, or that was killed. Raises UserError."""
-    matches = [match for name in _names(folder) if (match := _LEFTOVER.fullmatch(name))]
-    return [
-        folder / match.string
-        for match in matches
-        if _LATENT.fullmatch(match["name"] + ".safetensors") or _TEXT.fullmatch(match["name"] + ".safetensors")
-    ]
+    return [folder / name for name in _names(folder) if _left_over(name)]
+
+
+def _left_over(name: str) -> bool:
+    if _OF_SAFETENSORS.fullmatch(name):
+        return True
+    match = _LEFTOVER.fullmatch(name)
+    return match is not None and any(kind.fullmatch(match["name"] + ".safetensors") for kind in (_LATENT, _TEXT))
 
 
 def _names(folder: Path) -> list[str]:
