@@ -96,6 +96,14 @@ class Evaluation(Table):
     alarm_window: Annotated[int, Field(ge=5, le=10_000)] = 50  # videos of the rolling drift alarm
 
 
+class Previews(Table):
+    """A picture of a video's middle while it is made."""
+
+    every: Annotated[int, Field(ge=0, le=1_000)] = 2  # denoising steps from one to the next; 0: none
+    share: Annotated[float, Field(gt=0, le=1)] = 0.05  # of a job's time, at most; the first is made whatever it takes
+    side: Count = 512  # pixels of the longer side, at most
+
+
 class Retention(Table):
     """How long finished jobs and their files are kept."""
 
@@ -109,6 +117,16 @@ class Keys(Table):
     required: bool | None = None
     queued: Count = 16  # jobs of one key that wait or run
     per_minute: Count = 60  # submissions of one key
+
+
+class Jobs(Table):
+    """How the queue is worked off."""
+
+    workers: Count = 1  # processes, one GPU each
+    retries: Annotated[int, Field(ge=0)] = 3  # faults of the machine in a row before a job fails
+    poll: Seconds = 0.5  # seconds between two looks into the queue; a job submitted here does not wait for one
+    lease: Seconds = 30.0  # seconds of silence after which a worker's jobs go to the others
+    replica: Annotated[str, Field(pattern=r"^([A-Za-z0-9][A-Za-z0-9._-]{0,62})?$")] = ""  # "": by host and folder
 
 
 class Webhooks(Table):
@@ -141,8 +159,10 @@ class ServiceConfig(Table):
     cache: Cache = Cache()
     adapters: Adapters = Adapters()
     evaluation: Evaluation = Evaluation()
+    previews: Previews = Previews()
     retention: Retention = Retention()
     keys: Keys = Keys()
+    jobs: Jobs = Jobs()
     webhooks: Webhooks = Webhooks()
 
     @classmethod

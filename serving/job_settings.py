@@ -69,6 +69,7 @@ class JobSettings:
             "folder": str(Path(config.folder).resolve()),
             "database_url": config.database,
             "config": config.model_dump(mode="json"),
+            **config.jobs.model_dump(),
             "queue_limit": config.limits.queue,
             "start_within": config.limits.wait_seconds,
             "run_within": config.limits.job_seconds,

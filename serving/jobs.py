@@ -76,6 +76,10 @@ class Jobs:
         self._closing = threading.Event()
         self._housekeeping: Housekeeping | None = None
 
+    def prepare(self) -> None:
+        """Start the worker processes ahead of `start`: they load their libraries while the caller does other things."""
+        self.supervisor.prepare()
+
     def start(self, *, workers: bool = True) -> None:
         """Create the tables and start the workers; `workers` False accepts jobs for other replicas to run."""
         self.durable.migrate(self.settings.url, self.settings.poll)
@@ -205,9 +209,12 @@ class Jobs:
             self.retention.purge([job_id])
 
     def file(self, job_id: str, variant: str, owner: str | Key = LOCAL) -> Path:
-        """A file of a completed job. Raises NotFoundError, also for a variant it has not; ConflictError before."""
+        """A file of a completed job, or the preview of one that is being made.
+
+        Raises NotFoundError, also for a variant it has not; ConflictError before the job is completed.
+        """
         job = self.get(job_id, owner)
-        if job.state != COMPLETED:
+        if job.state != COMPLETED and not (variant == "preview" and job.state in ACTIVE):
             raise ConflictError(f"the job is {job.state}: there is no video")
         if variant not in job.files or not (path := self.settings.job_folder(job_id) / job.files[variant]).is_file():
             raise NotFoundError

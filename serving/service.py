@@ -108,10 +108,11 @@ _service.mount_asgi_app(app, path="/")
 
 def _start() -> Jobs:
     """The jobs, running; what the first request would have to load is loaded before it comes."""
+    jobs = Jobs(config)
+    jobs.prepare()
     adapters.start()
     with suppress(UserError, RegistryDownError):  # `adapters.state` says why nothing is live
         adapters.defaults(adapters.current())
-    jobs = Jobs(config)
     jobs.start()
     return jobs
 

@@ -31,11 +31,32 @@ class Worker:
         self.process: subprocess.Popen[bytes] | None = None
         self.mistake: str | None = None  # why it cannot be started at all
         self.starts = 0
+        self._told = False
         self._pause, self._not_before, self._started = 0.0, 0.0, 0.0
 
+    def prepare(self) -> None:
+        """Start the process, which loads its libraries and waits to be told what it is for."""
+        home = str(Path(__file__).resolve().parents[1])
+        paths = os.pathsep.join(filter(None, (home, os.environ.get("PYTHONPATH"))))
+        device = self._device()
+        if self.mistake is not None:
+            return
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "serving.worker", self.settings.engine],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": paths, **device},
+        )
+        self._told, self._started, self.starts = False, time.monotonic(), self.starts + 1
+        threading.Thread(target=self._listen, args=(self.process,), daemon=True).start()
+
     def check(self) -> None:
-        """Start it if it does not run and its pause is over."""
-        if self.mistake is not None or (self.process is not None and self.process.poll() is None):
+        """Start it if it does not run and its pause is over, and tell it what it is for."""
+        if self.mistake is not None:
+            return
+        if self.process is not None and self.process.poll() is None:
+            if not self._told:
+                self._tell()
             return
         now = time.monotonic()
         if self.process is not None:
@@ -45,26 +66,29 @@ class Worker:
             self._not_before = now + self._pause
             self._close()
         if now >= self._not_before:
-            self._start(now)
+            self.prepare()
+            if self.process is not None:
+                self._tell()
 
-    def _start(self, now: float) -> None:
-        home = str(Path(__file__).resolve().parents[1])
-        paths = os.pathsep.join(filter(None, (home, os.environ.get("PYTHONPATH"))))
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "serving.worker"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": paths},
-        )
-        self._started, self.starts = now, self.starts + 1
+    def _tell(self) -> None:
         told = {"settings": dataclasses.asdict(self.settings), "worker": self.number}
+        assert self.process is not None
         assert self.process.stdin is not None
-        try:
+        self._told = True
+        with contextlib.suppress(BrokenPipeError):  # it has died already; `check` sees it
             self.process.stdin.write(json.dumps(told).encode() + b"\n")
             self.process.stdin.flush()  # it stays open: its end tells the worker that we are gone
-        except BrokenPipeError:
-            return  # it has died already; `check` sees it
-        threading.Thread(target=self._listen, args=(self.process,), daemon=True).start()
+
+    def _device(self) -> dict[str, str]:
+        """One GPU of those that we may use, where there are several workers."""
+        if self.settings.workers == 1 or self.settings.config.get("device") != "cuda":
+            return {}
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+        places = visible.split(",") if visible else [str(number) for number in range(self.settings.workers)]
+        if self.number >= len(places):
+            self.mistake = f"jobs.workers: {self.settings.workers}, but CUDA_VISIBLE_DEVICES names {len(places)}"
+            return {}
+        return {"CUDA_VISIBLE_DEVICES": places[self.number]}
 
     def _listen(self, process: subprocess.Popen[bytes]) -> None:
         assert process.stdout is not None
@@ -84,7 +108,7 @@ class Worker:
     def wake(self) -> None:
         """Tell it that there is a job; one that does not listen finds it by itself."""
         process = self.process
-        if process is not None and process.stdin is not None:
+        if process is not None and process.stdin is not None and self._told:
             with contextlib.suppress(OSError, ValueError):  # it has died, or is being replaced
                 os.write(process.stdin.fileno(), b"job\n")
 
@@ -124,6 +148,11 @@ class Supervisor:
         self.workers = [Worker(settings, number) for number in range(settings.workers)]
         self._lock = threading.Lock()
         self._stopped = False
+
+    def prepare(self) -> None:
+        """Start the processes, to be told by the first `check` what they are for: loading takes them seconds."""
+        for worker in self.workers:
+            worker.prepare()
 
     def check(self) -> None:
         """Start what does not run."""

@@ -1,6 +1,7 @@
 """The process that owns one GPU: `python -m serving.worker`, started and watched by serving.supervisor.
 
-It reads one line of JSON from its standard input: JobSettings, and its number. It ends when that input closes, since
+Its argument is the engine's module and class, which it loads at once; then it reads one line of JSON from its standard
+input: JobSettings, and its number. It ends when that input closes, since
 then its parent is gone; on SIGTERM, after the grace period; and by itself on nothing else. Two workers of one name
 exclude each other by a lock that ends with the process: one that is killed has let go of the GPU before its successor
 loads.
@@ -38,6 +39,7 @@ _log = logging.getLogger(__name__)
 def main() -> None:
     """Run until told to stop; never returns."""
     logging.basicConfig(format="%(asctime)s %(name)s %(levelname)s %(message)s", stream=sys.stderr)
+    import_module(sys.argv[1].partition(":")[0])  # seconds, while the service prepares the database
     told = json.loads(sys.stdin.buffer.readline() or "null")
     if told is None:
         os._exit(0)

@@ -10,6 +10,7 @@ import pytest
 
 from musubi_ext.errors import UserError
 from serving.config import CHAMPION, ServiceConfig
+from serving.job_settings import JobSettings
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -84,6 +85,15 @@ def test_webhooks_need_a_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 def test_gpu_levers_need_a_gpu(tmp_path: Path) -> None:
     assert 'group_offload = "leaf" needs a GPU' in problems(tmp_path, '[levers]\ngroup_offload = "leaf"')[0]
     assert ServiceConfig.of({"device": "cuda", "levers": {"group_offload": "leaf"}}).levers.offload_stream
+
+
+def test_the_queue_is_told_what_stands_in_the_file(tmp_path: Path) -> None:
+    (found,) = problems(tmp_path, '[jobs]\nreplica = "a/b"')
+    assert found.startswith("jobs.replica: ")
+    values = {"workers": 2, "retries": 0, "poll": 0.1, "lease": 5.0, "replica": "one"}
+    settings = JobSettings.of(ServiceConfig.of({"folder": str(tmp_path), "jobs": values}))
+    assert {name: getattr(settings, name) for name in values} == values
+    assert settings.executor(1) == "one.1"
 
 
 def test_import_of_what_the_api_needs_loads_no_torch() -> None:
