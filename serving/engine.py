@@ -28,14 +28,15 @@ from musubi_ext.generation.request import GenerationRequest
 from musubi_ext.ranking import ranking
 from musubi_ext.storage import write_json
 from musubi_ext.video import write_mp4
-from serving import levers, wan_stages
-from serving.adapters_live import LiveAdapters, VersionRef
+from serving import levers, previews, wan_stages
+from serving.adapters_live import LiveAdapters
 from serving.config import ServiceConfig
 from serving.content_cache import ContentCache, content_key
 from serving.measures import Results, measure
 from serving.pair_slot import PairSlot
 from serving.request import JobRequest, check_cost
 from serving.stages import Meter, StageRecord, StageStore
+from serving.version_ref import VersionRef
 from serving.work import JobCancelledError, Progress, Work
 
 __all__ = ["Engine", "Finished", "JobCancelledError", "Progress"]
@@ -48,6 +49,7 @@ class Finished:
     """A job's outcome. `results`: metric → result, as plain values; `version` made it.
 
     `settings` is the settled request, as it stands in the mp4's comment; `best_of` every candidate's score, or None.
+    `preview_seconds` went into pictures on the way, and are in no stage's time.
     """
 
     video: Path
@@ -59,6 +61,7 @@ class Finished:
     swap_seconds: float
     notes: tuple[str, ...] = ()
     best_of: dict[str, Any] | None = None
+    preview_seconds: float = 0.0
 
     @property
     def files(self) -> dict[str, Path]:
@@ -134,6 +137,7 @@ class Engine:
                 ) from error
             write_json(stage_store.folder / FINISHED, {"key": key, **finished.record()})
             stage_store.clear()
+            previews.clear(stage_store.folder)
             return finished
 
     def versions(self, version: VersionRef) -> dict[str, Any]:
@@ -185,7 +189,8 @@ class Engine:
             write_mp4(path, video.frames, video.fps, comment=said | ({"best_of": scores} if scores else {}))
         work.records.append(StageRecord("evaluate", meter.seconds, meter.peak_bytes, meter.memory))
         records = tuple(work.records)
-        return Finished(path, version, video.request, versions, results, records, swap, self._notes(job), scores)
+        told = self._notes(job), scores, work.preview_seconds
+        return Finished(path, version, video.request, versions, results, records, swap, *told)
 
     def _notes(self, job: JobRequest) -> tuple[str, ...]:
         """What was asked but could not be honoured in full."""

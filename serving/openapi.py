@@ -35,7 +35,9 @@ ERRORS: dict[int | str, dict[str, Any]] = {
 }
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
 MP4: dict[int | str, dict[str, Any]] = {200: {"content": {"video/mp4": _BINARY}}}
-PICTURES: dict[int | str, dict[str, Any]] = {200: {"content": {"video/mp4": _BINARY, "image/png": _BINARY}}}
+PICTURES: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"video/mp4": _BINARY, "image/png": _BINARY, "image/jpeg": _BINARY}}
+}
 RANGES: dict[int | str, dict[str, Any]] = {
     206: {"description": "The range asked for.", "content": PICTURES[200]["content"]},
     416: {"description": _MEANINGS[416], "content": {"text/plain": {"schema": {"type": "string"}}}},

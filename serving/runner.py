@@ -56,6 +56,8 @@ class Control:
             "steps": progress.steps,
             "progress": round(100 * progress.fraction),
         }
+        if preview := getattr(progress, "preview", ""):
+            values["files"] = {"preview": preview}
         entered = progress.candidate * len(STAGES) + STAGES.index(progress.stage)
         if entered > self.furthest:  # a stage was finished: what interrupts from here on is counted anew
             values |= {"furthest": entered, "faults": 0}
@@ -157,7 +159,7 @@ class Runner:
 
         folder = self.settings.job_folder(row.id)
         finished = self.engine.run(
-            JobRequest.load(folder),
+            JobRequest.load(folder, row.request),
             version=VersionRef(**(row.version or {})),
             on_step=control.on_step,
             cancelled=control.cancelled,

@@ -60,6 +60,7 @@ class Video(Shape):
     stage: str | None = Field(default=None, description="encode, high, low, decode or evaluate", examples=["high"])
     step: int = Field(default=0, ge=0)
     steps: int = Field(default=0, ge=0)
+    preview_step: int | None = Field(default=None, description="of the picture at …/content?variant=preview")
     position: int | None = Field(default=None, description="in the queue; 1 is next")
     estimated_start: int | None = None
     started_at: int | None = None

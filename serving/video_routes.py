@@ -155,9 +155,11 @@ class VideoRoutes:
         return schemas.Deleted(id=video_id, deleted=True)
 
     async def content(self, request: Request, video_id: VideoId, variant: Variant = "video") -> Response:
-        """A completed job's mp4, or a picture of it; ranges are honoured."""
+        """A completed job's mp4, or a picture of it, or the preview of one that is being made; ranges are honoured."""
         key = allowed(request, "videos:read")
         job = await _in_thread(lambda: self.jobs.get(video_id, key))
+        if variant == "preview":
+            return await self._preview(job, key)
         return await self._file(job, "filmstrip" if variant == "spritesheet" else variant, key)
 
     async def events(self, request: Request, video_id: VideoId) -> StreamingResponse:
@@ -205,6 +207,17 @@ class VideoRoutes:
         name = f"{job.id}{path.suffix}" if variant == "video" else f"{job.id}-{variant}{path.suffix}"
         media = _MEDIA.get(path.suffix, "application/octet-stream")
         return FileResponse(path, media_type=media, filename=name, headers=headers, content_disposition_type="inline")
+
+    async def _preview(self, job: JobRecord, key: Key) -> Response:
+        """The newest picture of a job that is being made, which another process draws, replaces and deletes."""
+        if job.finished or "preview" not in job.files:
+            why = "the job has ended" if job.finished else "none was drawn so far"
+            raise HttpError(404, f"there is no preview: {why}")
+        try:
+            data = await _in_thread(lambda: self.jobs.file(job.id, "preview", key).read_bytes())
+        except FileNotFoundError:
+            raise HttpError(404, "there is no preview: the job has just ended") from None
+        return Response(data, media_type="image/jpeg", headers={"X-Video-Id": job.id})
 
     def _view(self, job: JobRecord) -> schemas.Video:
         settled = (job.result or {}).get("settings")

@@ -9,6 +9,7 @@ from typing import Any, cast
 from musubi_ext.generation.request import nearest_frames
 from serving.config import ServiceConfig
 from serving.http_errors import public
+from serving.preview_names import step_of
 from serving.schemas import ErrorDetail, Score, Status, Video
 from serving.store import COMPLETED, JobRecord
 
@@ -49,6 +50,7 @@ def video(job: JobRecord, config: ServiceConfig, defaults: Mapping[str, Any]) ->
         stage=job.stage if not job.finished else None,
         step=job.step,
         steps=job.steps,
+        preview_step=None if job.finished else step_of(job.files.get("preview", "")),
         position=job.position,
         estimated_start=_seconds(job.estimated_start),
         version=job.version,
@@ -110,7 +112,7 @@ def _stages(records: list[dict[str, Any]]) -> dict[str, Any]:
 
 def _variants(job: JobRecord) -> list[str]:
     if job.state != COMPLETED:
-        return [name for name in job.files if name == "preview"]
+        return [name for name in job.files if name == "preview" and not job.finished]
     return list(dict.fromkeys([*job.files, *(MADE_FROM_VIDEO if "video" in job.files else ())]))
 
 

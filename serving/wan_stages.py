@@ -61,13 +61,18 @@ def encode(pipeline: Any, settings: Settings, cache: ContentCache) -> Tensors:
 
 @torch.no_grad()
 def denoise(
-    pipeline: Any, component: str, settings: Settings, tensors: Tensors, step_done: Callable[[int], None]
+    pipeline: Any,
+    component: str,
+    settings: Settings,
+    tensors: Tensors,
+    step_done: Callable[[int], None],
+    look: Callable[[int, Tensor], None] | None = None,
 ) -> Tensors:
     """One expert's steps: `tensors` of the stages before it → latents, and UniPC's memory for the next expert.
 
     `component` is "transformer" (high noise: timesteps at or above the boundary) or "transformer_2". `step_done` is
     told after each step how many of the request's are done; an exception from it ends the stage, and the pipeline
-    remains usable.
+    remains usable. `look` is shown before that the clean latents (1, 16, f, h, w) predicted at the step.
     """
     request, device = settings.request, pipeline._execution_device
     scheduler = flow_scheduler(pipeline.scheduler.config, request.shift)
@@ -87,6 +92,8 @@ def denoise(
             inputs = torch.cat([latents, here["condition"]], dim=1).to(dtype)
             noise = _predict(model, inputs, t, here, guidance, request.guidance > 1)
             latents = scheduler.step(noise, t, latents, return_dict=False)[0]
+            if look is not None:
+                look(index + 1, scheduler.model_outputs[-1])
             step_done(index + 1)
     return {"latents": latents, **_memory(scheduler)}
 

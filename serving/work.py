@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from musubi_ext.generation.request import GenerationRequest
 from musubi_ext.generation.video import Video
@@ -14,6 +15,7 @@ from musubi_ext.video import Frames
 from serving import wan_stages
 from serving.config import ServiceConfig
 from serving.content_cache import ContentCache
+from serving.previews import Previewer
 from serving.request import JobRequest
 from serving.stages import Meter, Stage, StageRecord, StageStore
 
@@ -31,6 +33,7 @@ class Progress:
     steps: int
     candidate: int = 0
     candidates: int = 1
+    preview: str = ""  # name of the newest picture of it, in the job's folder
 
     @property
     def fraction(self) -> float:
@@ -61,10 +64,17 @@ class Work:
         self._before = 0  # steps of the candidates before this one
         self._total = request.steps * job.best_of
         self._done = 0
+        self._previews = Previewer(pipeline, store.folder, config.previews)
+
+    @property
+    def preview_seconds(self) -> float:
+        """Spent on previews so far, by this process."""
+        return self._previews.seconds
 
     def enter(self, stage: str) -> None:
         """Tell where the job is; raises JobCancelledError when nobody wants it any more."""
-        self._on_step(Progress(stage, self._done, self._total, self._candidate, self.job.best_of))
+        candidate = self._candidate, self.job.best_of
+        self._on_step(Progress(stage, self._done, self._total, *candidate, self._previews.latest))
         if self._cancelled():
             raise JobCancelledError
 
@@ -104,17 +114,23 @@ class Work:
             self._done = self._before + number
             self.enter(stage)
 
-        return self._stage(stage, lambda: wan_stages.denoise(self._pipeline, component, settings, tensors, step_done))
+        def look(number: int, clean: Tensor) -> None:
+            self._previews.look(self._before + number, clean)
+
+        return self._stage(
+            stage, lambda: wan_stages.denoise(self._pipeline, component, settings, tensors, step_done, look)
+        )
 
     def _stage(self, stage: Stage, compute: Callable[[], wan_stages.Tensors]) -> wan_stages.Tensors:
         """A stage's tensors: from its file, or computed, measured and written to it."""
         if (found := self._read(stage)) is not None:
             return found
         self.enter(stage)
-        meter = Meter(self._config.device)
+        meter, drawing = Meter(self._config.device), self._previews.seconds
         with meter.measured():
             made = compute()
-        record = StageRecord(stage, meter.seconds, meter.peak_bytes, meter.memory, self._candidate)
+        seconds = meter.seconds - (self._previews.seconds - drawing)  # those are a measure of their own
+        record = StageRecord(stage, seconds, meter.peak_bytes, meter.memory, self._candidate)
         self.store.write(stage, self._key, made, record)
         self.records.append(record)
         return made

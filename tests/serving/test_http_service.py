@@ -140,6 +140,19 @@ def test_bentomls_own_routes_stand_beside_ours_behind_the_same_guard(service: Se
         assert huge.status_code == 413
 
 
+def test_a_preview_of_a_running_job_comes_from_the_workers_process(service: Service, tmp_path: Path) -> None:
+    assert main(submit(service, tmp_path, "--num_inference_steps", "100", "--best_of", "8", "--rank_by", "drift")) == 0
+    with httpx.Client(base_url=service.address) as http:
+        made = http.get("/v1/videos?limit=1").json()["data"][0]["id"]
+        until(lambda: http.get(f"/v1/videos/{made}").json()["preview_step"], 60)
+        answer = http.get(f"/v1/videos/{made}/content?variant=preview")
+        assert (answer.status_code, answer.headers["content-type"]) == (200, "image/jpeg"), answer.text
+        assert answer.content[:2] == b"\xff\xd8"
+        http.post(f"/v1/videos/{made}/cancel")
+        until(lambda: http.get(f"/v1/videos/{made}").json()["status"] == "failed", 60)
+        assert http.get(f"/v1/videos/{made}/content?variant=preview").status_code == 404
+
+
 def test_a_stream_of_events_does_not_hold_up_the_end_and_jobs_go_on_after_it(service: Service, tmp_path: Path) -> None:
     assert (
         main(submit(service, tmp_path, "--num_inference_steps", "100", "--best_of", "8", "--rank_by", "flicker")) == 0
