@@ -64,7 +64,8 @@ class Jobs:
 
     def __init__(self, config: ServiceConfig | JobSettings) -> None:
         self.settings = config if isinstance(config, JobSettings) else JobSettings.of(config)
-        Path(self.settings.folder, "jobs").mkdir(parents=True, exist_ok=True)
+        Path(self.settings.folder).mkdir(mode=0o700, parents=True, exist_ok=True)  # prompts and pictures of strangers
+        Path(self.settings.folder, "jobs").mkdir(exist_ok=True)
         self.database = Database(self.settings.url)
         self.durable = Durable(self.database)
         self.transitions = Transitions(self.database, self.durable.enqueue_webhook)
@@ -136,7 +137,7 @@ class Jobs:
         folder = self.settings.job_folder(job_id)
         folder.mkdir(parents=True)
         try:
-            request.save(folder)
+            request.save_pictures(folder)  # its fields are in the row
             with self.database.admission() as connection:
                 if known := self._known(connection, key.owner, idempotency_key, print_):
                     shutil.rmtree(folder)
@@ -268,14 +269,13 @@ class Jobs:
             )
 
     def _check_room(self, connection: sa.Connection, key: Key) -> None:
-        waiting, most = self.queue.room(connection)
-        if waiting >= most:
-            raise QueueFullError(f"{waiting} jobs wait already, the most that may; ask again later")
-        active, recent = self.queue.used(connection, key.owner)
-        if active >= (most := key.max_active or self.settings.key_active):
-            raise QuotaError(f"{active} of your jobs wait or run already, the most that may")
-        if recent >= (most := key.per_minute or self.settings.key_per_minute):
-            raise QuotaError(f"{recent} of your jobs were accepted within this minute, the most that may")
+        load = self.queue.load(connection, key.owner)
+        if load.waiting >= load.room:
+            raise QueueFullError(f"{load.waiting} jobs wait already, the most that may; ask again later")
+        if load.active >= (key.max_active or self.settings.key_active):
+            raise QuotaError(f"{load.active} of your jobs wait or run already, the most that may")
+        if load.recent >= (key.per_minute or self.settings.key_per_minute):
+            raise QuotaError(f"{load.recent} of your jobs were accepted within this minute, the most that may")
 
     def _known(
         self, connection: sa.Connection, owner: str, idempotency_key: str | None, fingerprint: str

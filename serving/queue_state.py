@@ -3,15 +3,39 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
 
 from serving.job_settings import JobSettings
 from serving.recovery import Recovery
-from serving.store import ACTIVE, COMPLETED, IN_PROGRESS, QUEUED, Database, JobRecord, accepted, jobs, record
+from serving.store import ACTIVE, COMPLETED, IN_PROGRESS, QUEUED, Database, JobRecord, accepted, jobs, record, workers
 
 RECENT = 20  # finished jobs whose mean is the estimate for the next
+
+
+def _count(table: sa.Table, which: sa.ColumnElement[bool], name: str) -> sa.Label[int]:
+    return sa.select(sa.func.count()).select_from(table).where(which).scalar_subquery().label(name)
+
+
+_OWNER = sa.bindparam("owner", type_=sa.String)
+_LOAD = sa.select(  # one question, put together once: it is asked twice at every submission
+    _count(jobs, jobs.c.state == QUEUED, "waiting"),
+    _count(jobs, sa.and_(jobs.c.owner == _OWNER, jobs.c.state.in_(ACTIVE)), "active"),
+    _count(accepted, sa.and_(accepted.c.owner == _OWNER, accepted.c.at > sa.bindparam("minute_ago")), "recent"),
+    _count(workers, workers.c.beat_at >= sa.bindparam("heard"), "servers"),
+)
+
+
+@dataclass(frozen=True)
+class Load:
+    """Jobs that wait, and how many may: so many for each worker; of one owner: active, accepted within a minute."""
+
+    waiting: int
+    room: int
+    active: int
+    recent: int
 
 
 class QueueState:
@@ -37,20 +61,13 @@ class QueueState:
             records.append(record(row, **computed))
         return records
 
-    def room(self, connection: sa.Connection) -> tuple[int, int]:
-        """Jobs that wait, and how many may: so many for each worker."""
-        waiting = connection.execute(sa.select(sa.func.count()).where(jobs.c.state == QUEUED)).scalar_one()
-        return waiting, self.settings.queue_limit * self._servers()
-
-    def used(self, connection: sa.Connection, owner: str) -> tuple[int, int]:
-        """An owner's jobs that wait or run, and those accepted within the last minute."""
-        active = sa.and_(jobs.c.owner == owner, jobs.c.state.in_(ACTIVE))
-        recent = sa.and_(accepted.c.owner == owner, accepted.c.at > time.time() - 60.0)
-        counts = (
-            connection.execute(sa.select(sa.func.count()).select_from(table).where(which)).scalar_one()
-            for table, which in ((jobs, active), (accepted, recent))
-        )
-        return tuple(counts)  # type: ignore[return-value]
+    def load(self, connection: sa.Connection, owner: str) -> Load:
+        """What decides whether a job more of `owner` is accepted."""
+        now = time.time()
+        asked = {"owner": owner, "minute_ago": now - 60.0, "heard": now - self.settings.lease}
+        found = connection.execute(_LOAD, asked).one()
+        servers = max(self.settings.workers, found.servers)
+        return Load(found.waiting, self.settings.queue_limit * servers, found.active, found.recent)
 
     def stats(self) -> dict[str, Any]:
         """Jobs by state, the longest wait, the mean running time, workers: name → ready."""

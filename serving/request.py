@@ -121,17 +121,24 @@ class JobRequest:
 
     def save(self, folder: Path | str) -> None:
         """Write the request and its pictures to `folder`, each whole or not at all, the request last."""
+        self.save_pictures(folder)
+        write_json(Path(folder) / "request.json", self.record())
+
+    def save_pictures(self, folder: Path | str) -> None:
+        """Write the pictures alone, for who keeps `record` elsewhere."""
         for name in ("first_frame", "last_frame"):
             if (picture := getattr(self, name)) is not None:
                 with atomic_path(Path(folder) / f"{name}.png") as path:
                     picture.save(path, compress_level=1)
-        write_json(Path(folder) / "request.json", self.record())
 
     @classmethod
-    def load(cls, folder: Path | str) -> JobRequest:
-        """What `save` wrote. Raises UserError when a file is missing, or a picture is not the one that was saved."""
+    def load(cls, folder: Path | str, record: Mapping[str, Any] | None = None) -> JobRequest:
+        """What `save` wrote, or `save_pictures` beside `record`.
+
+        Raises UserError when a file is missing, or a picture is not the one that was saved.
+        """
         try:
-            record = json.loads((Path(folder) / "request.json").read_text(encoding="utf-8"))
+            record = json.loads((Path(folder) / "request.json").read_bytes()) if record is None else dict(record)
             for name in ("first_frame", "last_frame"):
                 if record[name] is not None:
                     expected = record[name]

@@ -94,8 +94,9 @@ accepted = sa.Table(  # what rates count: deleting a job does not give its place
     "service_accepted",
     metadata,
     sa.Column("seq", sa.Integer, primary_key=True, autoincrement=True),
-    sa.Column("owner", sa.String(64), nullable=False, index=True),
+    sa.Column("owner", sa.String(64), nullable=False),
     sa.Column("at", sa.Double, nullable=False),
+    sa.Index("service_accepted_rate", "owner", "at"),
 )
 
 

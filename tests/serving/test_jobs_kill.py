@@ -8,11 +8,12 @@ from __future__ import annotations
 import os
 import random
 import signal
+import sqlite3
 import subprocess
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,18 @@ def gone(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
     except FileNotFoundError:
         return True
+
+
+def freeze(worker: int, jobs: Jobs) -> None:
+    """SIGSTOP, but not while it holds SQLite's write lock, which would freeze everybody."""
+    while True:
+        os.kill(worker, signal.SIGSTOP)
+        with closing(sqlite3.connect(Path(jobs.settings.folder) / "jobs.sqlite", timeout=0.2)) as other:
+            try:
+                other.execute("BEGIN IMMEDIATE")
+                return
+            except sqlite3.OperationalError:
+                os.kill(worker, signal.SIGCONT)
 
 
 def check_whole(folder: Path, jobs: Jobs, done: list[JobRecord]) -> None:
@@ -120,7 +133,7 @@ def test_a_job_asked_to_be_cancelled_while_nobody_runs_it_does_not_run(tmp_path:
         parent = process(settings(tmp_path))
         until(lambda: jobs.get(job.id, "a").state == "in_progress")
         (worker,) = children(parent.pid)
-        os.kill(worker, signal.SIGSTOP)  # it sees neither the wish nor the end of its parent
+        freeze(worker, jobs)  # it sees neither the wish nor the end of its parent
         jobs.cancel(job.id, "a")
         parent.kill()
         parent.wait()
@@ -137,7 +150,7 @@ def test_a_worker_taken_for_dead_that_comes_back_writes_nothing(tmp_path: Path) 
         frozen = process(settings(tmp_path, replica="frozen", lease=1.0))
         until(lambda: jobs.get(job.id, "a").step > 2)
         (worker,) = children(frozen.pid)
-        os.kill(worker, signal.SIGSTOP)
+        freeze(worker, jobs)
         until(lambda: jobs.get(job.id, "a").state == "queued")
         other = process(settings(tmp_path, replica="other", lease=1.0))
         until(lambda: jobs.get(job.id, "a").attempt == 2)
