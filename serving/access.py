@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving.http_errors import HttpError
 from serving.keys import LOCAL, Key, MissingScopeError, UnknownKeyError
+from serving.log_lines import keep_to_one_line
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -27,6 +28,7 @@ SIGNED = frozenset({"/v1/hooks/mlflow"})  # serving.hook_route: its own signatur
 OPEN = PROBES | {"/", "/openapi.json", "/docs.json", "/schema.json"}  # what anyone may read: no job, no name of one
 OPEN_FOLDER = "/ui/"
 _SCOPES = {"/metrics": "metrics:read", "/stats": "metrics:read"}  # BentoML's own routes, which ask for nothing
+_OURS = "/v1/"  # its routes say which content types they take; BentoML's, outside it, would take pickles among others
 _FORWARDED = ("forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip")
 _SEEN = "serving.access"  # in a request's scope: a layer outside this one has let it in
 _ASK = "this service asks for an API key (Authorization: Bearer …)"
@@ -67,6 +69,7 @@ class Access:
 
     def __init__(self, app: ASGIApp, jobs: HasKeys, required: bool) -> None:
         self.app, self.jobs, self.required = app, jobs, required
+        keep_to_one_line()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request; lifespan passes through, websockets are closed: there are none here."""
@@ -87,6 +90,7 @@ class Access:
 
         try:
             scope["state"]["key"] = await self._key(scope)
+            _check_kind(scope)
         except HttpError as refusal:
             return await refusal.response()(scope, receive, guarded)
         return await self.app(scope, receive, guarded)
@@ -143,6 +147,14 @@ def _check_local(headers: Headers) -> None:
         raise HttpError(403, "the request comes from another site's page")
     if headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
         raise HttpError(403, "the request comes from another site's page")
+
+
+def _check_kind(scope: Scope) -> None:
+    """Raises HttpError 415 for what BentoML would decode: a form that it cannot read is a fault of the server to it."""
+    kind = Headers(scope=scope).get("content-type", "").partition(";")[0].strip().lower()
+    read = scope["method"] in ("GET", "HEAD")
+    if not read and kind not in ("", "application/json") and not scope["path"].startswith(_OURS):
+        raise HttpError(415, "expected application/json")
 
 
 def _name(host: str) -> str:
