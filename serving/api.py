@@ -21,12 +21,12 @@ from musubi_ext import __version__
 from serving import schemas
 from serving.access import Access, allowed
 from serving.body_limit import BodyLimit
-from serving.catalog import Catalog
+from serving.catalog import Catalog, Watches
 from serving.config import ServiceConfig
 from serving.evaluate_upload import Evaluator
 from serving.hook_route import Notify, add_hook
 from serving.http_errors import HttpError, install
-from serving.metrics_prometheus import CONTENT_TYPE, render
+from serving.metrics_prometheus import CONTENT_TYPE, render, watched
 from serving.openapi import ERRORS, document
 from serving.settle import Resolves, Settle
 from serving.store import JobRecord
@@ -43,13 +43,15 @@ def create_app(
     *,
     adapters: Resolves,
     recent: Callable[[], Sequence[JobRecord]] = tuple,
+    online: Callable[[], Watches | None] = lambda: None,
     hook: Notify | None = None,
     guard: bool = True,
 ) -> FastAPI:
     """The app on `jobs`, which is started and closed by whoever made it; so is `adapters`.
 
-    `recent`: the completed jobs that /metrics speaks of. `hook`: takes what MLflow's webhook sends. `guard` False
-    leaves out the middleware, for a host that adds `middleware(jobs, config)` around more than this app.
+    `recent`: the completed jobs that /metrics speaks of. `online`: who watches them. `hook`: takes what MLflow's
+    webhook sends. `guard` False leaves out the middleware, for a host that adds `middleware(jobs, config)` around more
+    than this app.
     """
     app = FastAPI(
         title="musubi-ext",
@@ -61,9 +63,9 @@ def create_app(
     )
     install(app)
     VideoRoutes(jobs, config, Settle(config, adapters)).add_to(app)
-    _add_models(app, Catalog(config, adapters))
+    _add_models(app, Catalog(config, adapters, online))
     _add_evaluation(app, config)
-    _add_operations(app, jobs, config, adapters, recent)
+    _add_operations(app, jobs, lambda: render(jobs.stats(), recent(), adapters.state(), watched(online())))
     add_hook(app, hook)
     _add_page(app)
     app.openapi = lambda: document(app, config)  # type: ignore[method-assign]
@@ -108,13 +110,7 @@ def _add_evaluation(app: FastAPI, config: ServiceConfig) -> None:
         return schemas.Scores(scores={name: score(one) for name, one in found.items()})
 
 
-def _add_operations(
-    app: FastAPI,
-    jobs: JobsPort,
-    config: ServiceConfig,
-    adapters: Resolves,
-    recent: Callable[[], Sequence[JobRecord]],
-) -> None:
+def _add_operations(app: FastAPI, jobs: JobsPort, rendered: Callable[[], str]) -> None:
     @app.get("/livez", tags=["operations"])
     async def livez() -> schemas.State:
         """Whether this process answers."""
@@ -131,8 +127,7 @@ def _add_operations(
     async def metrics(request: Request) -> PlainTextResponse:
         """Prometheus' text format."""
         allowed(request, "metrics:read")
-        text = await run_in_threadpool(lambda: render(jobs.stats(), recent(), adapters.state()))
-        return PlainTextResponse(text, media_type=CONTENT_TYPE)
+        return PlainTextResponse(await run_in_threadpool(rendered), media_type=CONTENT_TYPE)
 
 
 def _add_page(app: FastAPI) -> None:

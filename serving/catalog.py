@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import threading
 import time
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
 from musubi_ext.errors import UserError
 from serving.config import ServiceConfig
+from serving.drift import Standing
 from serving.http_errors import public
 from serving.schemas import Model
 from serving.settle import Resolves
@@ -17,11 +19,24 @@ FRESH = 2.0  # seconds for which an answer of the registry is used again
 MAX_MODELS = 200  # registered models looked at
 
 
+class Watches(Protocol):
+    """What `serving.online.Online` does."""
+
+    @property
+    def alarms(self) -> Sequence[Standing]:
+        """The drift alarms that ring."""
+
+    def state(self) -> dict[str, Any]:
+        """Every watched metric, and what became of MLflow's share."""
+
+
 class Catalog:
     """Asks the registry, at most every two seconds. `models` may be called from any thread and may take seconds."""
 
-    def __init__(self, config: ServiceConfig, adapters: Resolves) -> None:
-        self.config, self.adapters = config, adapters
+    def __init__(
+        self, config: ServiceConfig, adapters: Resolves, online: Callable[[], Watches | None] = lambda: None
+    ) -> None:
+        self.config, self.adapters, self._online = config, adapters, online
         self._lock = threading.Lock()
         self._listed: tuple[float, list[Model]] = (-FRESH, [])
 
@@ -41,8 +56,14 @@ class Catalog:
             serving = model.kind == "version" and model.id == current
             bad = model.id == str(refused.get("version", "")).removeprefix("models:/")
             note = f"not taken, another serves: {public(str(refused.get('reason', '')))}" if bad else model.note
-            found.append(model.model_copy(update={"serving": serving, "note": note}))
+            found.append(model.model_copy(update={"serving": serving, "note": note, "alarm": self._alarm(model.id)}))
         return found
+
+    def _alarm(self, version: str) -> str | None:
+        """What of NAME/3 got worse than promoted, in words."""
+        online = self._online()
+        ringing = [] if online is None else [one for one in online.alarms if one.version == f"models:/{version}"]
+        return "; ".join(map(str, ringing)) or None
 
     def _registered(self) -> list[Model]:
         with self._lock:

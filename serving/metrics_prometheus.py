@@ -14,6 +14,7 @@ from serving.store import COMPLETED, JobRecord
 from serving.view import version_name
 
 if TYPE_CHECKING:
+    from serving.catalog import Watches
     from serving.jobs import Jobs
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -34,10 +35,21 @@ def recent_jobs(jobs: Jobs) -> list[JobRecord]:
         return [record(row) for row in connection.execute(latest)]
 
 
-def render(stats: Mapping[str, Any], recent: Sequence[JobRecord], adapters: Mapping[str, Any]) -> str:
-    """The text format of `Jobs.stats`, `recent_jobs` and `LiveAdapters.state`."""
+def watched(online: Watches | None) -> dict[str, Any]:
+    """Online.state, or that nothing is watched."""
+    return {"drift": [], "mlflow": {}} if online is None else online.state()
+
+
+def render(
+    stats: Mapping[str, Any],
+    recent: Sequence[JobRecord],
+    adapters: Mapping[str, Any],
+    online: Mapping[str, Any] | None = None,
+) -> str:
+    """The text format of `Jobs.stats`, `recent_jobs`, `LiveAdapters.state` and `watched`."""
     lines: list[str] = []
-    for name, text, samples in _families(stats, recent, adapters):
+    families = (*_families(stats, recent, adapters), *_of_online(online or watched(None)))
+    for name, text, samples in families:
         lines += [f"# HELP {_PREFIX}{name} {text}", f"# TYPE {_PREFIX}{name} gauge"]
         lines += [f"{_PREFIX}{name}{_labels(labels)} {float(value):.9g}" for labels, value in samples]
     return "\n".join(lines) + "\n"
@@ -85,8 +97,26 @@ def _of_recent(recent: Sequence[JobRecord]) -> Iterator[Family]:
         ({"stage": stage, "memory": memory}, value) for (stage, memory), value in sorted(peaks.items())
     ]  # fmt: skip
     yield "steps_per_second", f"Denoising steps, {about}.", _mean({"": speeds})
+    drawn = [job.result["preview_seconds"] for job in recent if job.result.get("preview_seconds")]
+    yield "preview_seconds", f"Spent on previews, {about}.", _mean({"": drawn})
     yield "videos", f"By version, among the last {RECENT} completed jobs.", _by_version(recent)
     yield "score", f"Evaluation by version and metric, {about}.", _scores(recent)
+
+
+def _of_online(online: Mapping[str, Any]) -> Iterator[Family]:
+    told = {
+        "drift_mean": ("mean", "Of a version's last videos, where it was promoted with a number for the metric."),
+        "drift_promised": ("promised", "What the version was promoted with."),
+        "drift_alarm": ("ringing", "1 while the mean is worse than promised by more than chance and tolerance."),
+    }
+    for name, (field, text) in told.items():
+        yield name, text, [
+            ({"version": one["version"].removeprefix("models:/"), "metric": one["metric"]}, one[field])
+            for one in online["drift"]
+        ]  # fmt: skip
+    yield "online_evaluation_videos", "Of MLflow's share since the start, and not taken by it so far.", [
+        ({"state": state}, number) for state, number in sorted(online["mlflow"].items())
+    ]  # fmt: skip
 
 
 def _mean(values: Mapping[str, Sequence[float]], label: str = "") -> list[tuple[dict[str, str], float]]:

@@ -105,6 +105,7 @@ class Model(Shape):
     aliases: list[str] = Field(default_factory=list)
     serving: bool = Field(default=False, description="what a request that names nothing gets")
     note: str | None = Field(default=None, description="why it could not be loaded")
+    alarm: str | None = Field(default=None, description="what of its last videos is worse than it was promoted with")
 
 
 class ModelList(Shape):

@@ -23,7 +23,8 @@ from serving.adapters_live import LiveAdapters, RegistryDownError
 from serving.api import create_app, middleware
 from serving.config import ServiceConfig
 from serving.jobs import Jobs
-from serving.metrics_prometheus import recent_jobs, render
+from serving.metrics_prometheus import recent_jobs, render, watched
+from serving.online import Online
 
 CONFIG = "MUSUBI_EXT_SERVICE_CONFIG"
 LONGEST = 86_400.0  # seconds BentoML lets an answer begin in; our own limits are below it
@@ -33,6 +34,7 @@ class _Started:
     """Stands for the jobs until the service has started them: the app is made at import, also by `bentoml build`."""
 
     real: Jobs | None = None
+    online: Online | None = None
 
     @property
     def jobs(self) -> Jobs:
@@ -61,6 +63,7 @@ app = create_app(
     config,
     adapters=adapters,
     recent=lambda: recent_jobs(started.jobs),
+    online=lambda: started.online,
     hook=adapters.notify if config.adapters.webhook_secret_env else None,
     guard=False,
 )
@@ -84,6 +87,8 @@ class VideoService:
     @bentoml.on_shutdown  # type: ignore[untyped-decorator]
     def close(self) -> None:
         """Let a running job end within the grace period, put the others back into the queue."""
+        if started.online is not None:
+            started.online.close()
         if started.real is not None:
             started.real.close()
         adapters.close()
@@ -92,12 +97,12 @@ class VideoService:
         return bool(started.ready)
 
     def __metrics__(self, own: str) -> str:
-        return own + render(started.stats(), recent_jobs(started.jobs), adapters.state())
+        return own + render(started.stats(), recent_jobs(started.jobs), adapters.state(), watched(started.online))
 
     @bentoml.api  # type: ignore[untyped-decorator]
     def stats(self) -> dict[str, Any]:
-        """The queue and the workers now."""
-        return {**started.stats(), "adapters": adapters.state()}
+        """The queue, the workers, the adapters and what is learned of their videos now."""
+        return {**started.stats(), "adapters": adapters.state(), "online": watched(started.online)}
 
 
 _service: Any = VideoService  # the decorator has made it a bentoml.Service
@@ -114,6 +119,8 @@ def _start() -> Jobs:
     with suppress(UserError, RegistryDownError):  # `adapters.state` says why nothing is live
         adapters.defaults(adapters.current())
     jobs.start()
+    started.online = Online(jobs, config, adapters)
+    started.online.start()
     return jobs
 
 

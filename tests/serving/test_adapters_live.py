@@ -190,7 +190,9 @@ def test_promise_of_a_version_is_its_evaluation(
     live: LiveAdapters, uri: str, make_pair: Callable[..., AdapterPair]
 ) -> None:
     register_pair(make_pair(1), NAME, uri=uri, evaluation={"subject_drift": 1.25, "note": "fine"})
+    register_pair(make_pair(1), NAME, uri=uri, evaluation={"pair.subject_drift": 1.5, "base.subject_drift": 4.0})
     assert live.promised(live.resolve(f"{NAME}/1")) == {"subject_drift": Promise(1.25)}
+    assert live.promised(live.resolve(f"{NAME}/2"))["subject_drift"] == Promise(1.5)  # as the demo writes it
     assert live.promised(BASE) == {}
 
 

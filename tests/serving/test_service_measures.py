@@ -1,8 +1,7 @@
-"""Scores of every video, reasons where there are none, and an alarm that rings when a version gets worse."""
+"""Scores of every video, and reasons where there are none."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +10,7 @@ import pytest
 
 from musubi_ext.errors import UserError
 from serving.config import Evaluation
-from serving.measures import CHEAP, LEARNED, DriftAlarm, measure, values
+from serving.measures import CHEAP, LEARNED, measure, values
 
 
 def disc(frames: int = 17, speed: float = 1.0, side: int = 64) -> np.ndarray:
@@ -55,30 +54,3 @@ def test_failing_metric_costs_the_scores_not_the_video(monkeypatch: pytest.Monke
     monkeypatch.setitem(METRICS, "sharpness", replace(METRICS["sharpness"], compute=fail))  # type: ignore[arg-type]
     found = measure(disc(5), "", Evaluation(metrics=("sharpness",)))
     assert found["sharpness"]["unavailable"] == "the evaluation failed: ZeroDivisionError"
-
-
-@pytest.mark.parametrize(
-    ("make", "rings"),
-    [
-        (lambda i: 1.0 + 0.1 * (i % 3), False),  # as promised
-        (lambda i: 1.9 + 0.1 * (i % 3), True),
-        (lambda i: 0.2, False),  # better
-        (lambda i: 0.1 if i % 4 else 6.0, False),  # worse on average, by one outlier in four: too little is known
-    ],
-)
-def test_alarm(make: Callable[[int], float], rings: bool) -> None:
-    alarm = DriftAlarm(window=8)
-    for i in range(20):
-        alarm.add("models:/a/1", {"subject_drift": {"value": make(i)}, "orbit_steadiness": {"value": None}})
-    found = alarm.ringing("models:/a/1", {"subject_drift": 1.1, "motion_magnitude": 0.0, "orbit_steadiness": 1.0})
-    assert [one.metric for one in found] == (["subject_drift"] if rings else [])
-    assert not alarm.ringing("models:/a/2", {"subject_drift": 1.1})
-    if rings:
-        assert found[0].videos == 8
-
-
-def test_few_videos_ring_nothing() -> None:
-    alarm = DriftAlarm(window=50)
-    for _ in range(4):
-        alarm.add("v", {"subject_drift": {"value": 100.0}})
-    assert not alarm.ringing("v", {"subject_drift": 1.0})
