@@ -1,7 +1,7 @@
 """One job as it was asked for: what came over the wire, checked, with the pictures decoded once and kept as pixels.
 
     request = JobRequest.parse(fields, files, config.limits)     # raises UserError with every mistake
-    request.save(folder); JobRequest.load(folder)                # request.json, first_frame.png, last_frame.png
+    request.save(folder); JobRequest.load(folder)                # request.json, first_frame.bmp, last_frame.bmp
 
 Field names are those of vLLM-Omni and SGLang, ours beside them. What is left open (None) is settled by the version that
 makes the video: `generation(defaults)`, where `defaults` are musubi_ext.generation.pair.defaults of it.
@@ -125,11 +125,14 @@ class JobRequest:
         write_json(Path(folder) / "request.json", self.record())
 
     def save_pictures(self, folder: Path | str) -> None:
-        """Write the pictures alone, for who keeps `record` elsewhere."""
+        """Write the pictures alone, for who keeps `record` elsewhere.
+
+        As BMP: a client waits for this, and a PNG of 1280×720 takes 90 ms where the bare pixels take 4.
+        """
         for name in ("first_frame", "last_frame"):
             if (picture := getattr(self, name)) is not None:
-                with atomic_path(Path(folder) / f"{name}.png") as path:
-                    picture.save(path, compress_level=1)
+                with atomic_path(Path(folder) / f"{name}.bmp") as path:
+                    picture.save(path)
 
     @classmethod
     def load(cls, folder: Path | str, record: Mapping[str, Any] | None = None) -> JobRequest:
@@ -142,7 +145,7 @@ class JobRequest:
             for name in ("first_frame", "last_frame"):
                 if record[name] is not None:
                     expected = record[name]
-                    with Image.open(Path(folder) / f"{name}.png", formats=("PNG",)) as file:
+                    with Image.open(Path(folder) / f"{name}.bmp", formats=("BMP",)) as file:
                         record[name] = file.convert("RGB")
                     if fingerprint(record[name]) != expected:
                         raise UserError(f"{name}: the stored picture is not the one that was accepted")

@@ -125,7 +125,7 @@ def test_job_comes_back_from_its_folder_and_a_changed_picture_does_not(tmp_path:
     back = JobRequest.load(tmp_path)
     assert back.record() == job.record()
     assert np.array_equal(np.asarray(back.first_frame), np.asarray(job.first_frame))
-    Image.open(io.BytesIO(png(9))).save(tmp_path / "last_frame.png")
+    Image.open(io.BytesIO(png(9))).save(tmp_path / "last_frame.bmp")
     with pytest.raises(UserError, match="not the one that was accepted"):
         JobRequest.load(tmp_path)
     (tmp_path / "request.json").write_text("{")

@@ -152,7 +152,7 @@ def check_nothing_left(service: Tree, asked: list[Asked]) -> None:
     until(lambda: {path.name for path in service.jobs_folder.iterdir()} == kept, 30)
     assert not kept & deleted
     files = {path.name for path in service.jobs_folder.rglob("*") if path.is_file()}
-    assert files <= {"first_frame.png", "video.mp4", "finished.json"}, files
+    assert files <= {"first_frame.bmp", "video.mp4", "finished.json"}, files
 
 
 def check_flat(meter: Meter, service: Tree, before: dict[str, Held]) -> None:
