@@ -24,11 +24,12 @@ from musubi_ext import __version__
 from musubi_ext.errors import UserError
 from musubi_ext.generation.best_of import best_of
 from musubi_ext.generation.pair import pair_record
+from musubi_ext.generation.pipeline import prompt_notes
 from musubi_ext.generation.request import GenerationRequest
 from musubi_ext.ranking import ranking
 from musubi_ext.storage import write_json
 from musubi_ext.video import write_mp4
-from serving import levers, previews, wan_stages
+from serving import levers, previews
 from serving.adapters_live import LiveAdapters
 from serving.config import ServiceConfig
 from serving.content_cache import ContentCache, content_key
@@ -189,17 +190,8 @@ class Engine:
             write_mp4(path, video.frames, video.fps, comment=said | ({"best_of": scores} if scores else {}))
         work.records.append(StageRecord("evaluate", meter.seconds, meter.peak_bytes, meter.memory))
         records = tuple(work.records)
-        told = self._notes(job), scores, work.preview_seconds
+        told = prompt_notes(self.pipeline, job.prompt, job.negative_prompt), scores, work.preview_seconds
         return Finished(path, version, video.request, versions, results, records, swap, *told)
-
-    def _notes(self, job: JobRequest) -> tuple[str, ...]:
-        """What was asked but could not be honoured in full."""
-        notes, limit = [], wan_stages.token_limit(self.pipeline)
-        for name in ("prompt", "negative_prompt"):
-            found = len(self.pipeline.tokenizer(getattr(job, name), verbose=False).input_ids)
-            if found > limit:
-                notes.append(f"{name}: {found} tokens, of which the text encoder reads the first {limit}")
-        return tuple(notes)
 
 
 def _read_finished(folder: Path, key: str) -> Finished | None:

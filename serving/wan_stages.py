@@ -11,14 +11,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-import numpy as np
 import torch
 from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
 from torch import Tensor
 
 from musubi_ext.generation.images import fingerprint
-from musubi_ext.generation.pipeline import flow_scheduler
+from musubi_ext.generation.pipeline import flow_scheduler, to_uint8, token_limit
 from musubi_ext.generation.request import GenerationRequest
 from musubi_ext.video import Frames
 from serving.content_cache import ContentCache, content_key
@@ -26,8 +25,6 @@ from serving.levers import EXPERTS, Levers
 from serving.step_caches import step_cache
 
 Tensors: TypeAlias = "dict[str, Tensor]"
-
-_MAX_TOKENS = 512  # what Wan was trained with
 
 
 @dataclass(frozen=True)
@@ -37,11 +34,6 @@ class Settings:
     request: GenerationRequest
     boundary: float
     levers: Levers
-
-
-def token_limit(pipeline: Any) -> int:
-    """How many tokens of a prompt the text encoder reads."""
-    return int(min(pipeline.tokenizer.model_max_length, _MAX_TOKENS))
 
 
 @torch.no_grad()
@@ -109,9 +101,7 @@ def decode(pipeline: Any, latents: Tensor) -> Frames:
     )
     video = vae.decode(latents / (1.0 / std) + mean, return_dict=False)[0]  # the pipeline's own order of divisions
     frames = pipeline.video_processor.postprocess_video(video, output_type="np")[0]
-    if not np.isfinite(frames).all():
-        raise FloatingPointError("the model produced values that are not finite; use float32, or a lower strength")
-    return np.asarray(np.rint(frames * 255.0), dtype=np.uint8)
+    return to_uint8(frames)
 
 
 def steps_done(tensors: Tensors) -> int:

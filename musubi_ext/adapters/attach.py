@@ -136,13 +136,13 @@ def _load(
     pipeline: Any, expert: Expert, weights: Mapping[str, Tensor], found: Mapping[Module, Update], adapter_name: str
 ) -> None:
     model = getattr(pipeline, expert.component)
-    dtype = model.dtype if model.dtype in _COMPUTED_IN else None
+    device, dtype = model.device, model.dtype if model.dtype in _COMPUTED_IN else None  # each walks the whole model
     matrices = {key: tensor for key, tensor in convert(weights, Format.DIFFUSERS).items() if not key.endswith(".alpha")}
     with warnings.catch_warnings():
         # An adapter beside another one is what was asked for.
         warnings.filterwarnings("ignore", "Already found a `peft_config`", UserWarning)
         pipeline.load_lora_into_transformer(
-            {key: tensor.to(model.device, dtype, copy=True) for key, tensor in matrices.items()},
+            {key: tensor.to(device, dtype, copy=True) for key, tensor in matrices.items()},
             transformer=model,
             adapter_name=adapter_name,
             metadata=peft_config(found),

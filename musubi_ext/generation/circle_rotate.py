@@ -22,13 +22,19 @@ from musubi_ext import __version__
 from musubi_ext.adapters.pair import AdapterPair, remove
 from musubi_ext.generation.images import ImageSource
 from musubi_ext.generation.pair import ADAPTER, check_fits, defaults, open_pair, pair_record
-from musubi_ext.generation.pipeline import POCKET, flow_scheduler, load_pipeline, resolve_base
+from musubi_ext.generation.pipeline import (
+    POCKET,
+    flow_scheduler,
+    load_pipeline,
+    prompt_notes,
+    resolve_base,
+    to_uint8,
+    token_limit,
+)
 from musubi_ext.generation.request import GenerationRequest
 from musubi_ext.generation.video import Video
 
 Progress: TypeAlias = Callable[[int, int], None]  # (denoising steps done, of how many)
-
-_MAX_TOKENS = 512  # what Wan was trained with; tokenizers that know a smaller limit are given theirs
 
 
 class CircleRotate:
@@ -103,7 +109,8 @@ class CircleRotate:
             self._set_strengths(request)
             frames = self._denoise(request, progress)
         seconds = time.perf_counter() - started
-        return Video(frames, request.fps, request.record(), self.versions(), seconds, self._notes(request))
+        notes = prompt_notes(self.pipeline, request.prompt, request.negative_prompt)
+        return Video(frames, request.fps, request.record(), self.versions(), seconds, notes)
 
     def versions(self) -> dict[str, Any]:
         """What made a video: packages, base, device, precision, and the pair's name and SHA-256 per expert."""
@@ -140,26 +147,13 @@ class CircleRotate:
                 guidance_scale=request.guidance,  # high-noise expert
                 guidance_scale_2=request.guidance_2,  # low-noise expert
                 generator=torch.Generator("cpu").manual_seed(request.seed),
-                max_sequence_length=self._token_limit(),
+                max_sequence_length=token_limit(pipeline),
                 callback_on_step_end=_reporter(request.steps, progress),
                 output_type="np",
             )
         finally:
             pipeline.maybe_free_model_hooks()
-        return _to_uint8(output.frames[0])
-
-    def _token_limit(self) -> int:
-        return int(min(self.pipeline.tokenizer.model_max_length, _MAX_TOKENS))
-
-    def _notes(self, request: GenerationRequest) -> tuple[str, ...]:
-        """What was asked but could not be honoured in full."""
-        notes = []
-        for name in ("prompt", "negative_prompt"):
-            text, limit = getattr(request, name), self._token_limit()
-            found = len(self.pipeline.tokenizer(text, verbose=False).input_ids)
-            if found > limit:
-                notes.append(f"{name}: {found} tokens, of which the text encoder reads the first {limit}")
-        return tuple(notes)
+        return to_uint8(output.frames[0])
 
 
 def _reporter(steps: int, progress: Progress | None) -> Callable[..., dict[str, Any]] | None:
@@ -172,10 +166,3 @@ def _reporter(steps: int, progress: Progress | None) -> Callable[..., dict[str, 
         return {}
 
     return report
-
-
-def _to_uint8(frames: np.ndarray) -> np.ndarray:
-    """Floats in [0, 1] (F, H, W, 3) → uint8, rounded. Raises FloatingPointError on NaN or infinity."""
-    if not np.isfinite(frames).all():
-        raise FloatingPointError("the model produced values that are not finite; use float32, or a lower strength")
-    return np.asarray(np.rint(frames * 255.0), dtype=np.uint8)

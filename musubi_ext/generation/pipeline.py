@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from musubi_ext.errors import Problems, UserError
@@ -21,6 +22,7 @@ _REMEDY = {  # is it the embedded model that is missing?
     False: f"give a local diffusers pipeline folder of Wan2.2-I2V-A14B, or {POCKET}",
     True: "the package is incomplete: install it again, or give the folder that musubi_ext.pocket.build wrote",
 }
+_MAX_TOKENS = 512  # what Wan was trained with; tokenizers that know a smaller limit are given theirs
 _PARTS = ("tokenizer", "text_encoder", "vae", "scheduler", "transformer", "transformer_2")
 
 
@@ -80,6 +82,28 @@ def flow_scheduler(config: Any, shift: float) -> UniPCMultistepScheduler:
     return UniPCMultistepScheduler.from_config(
         config, prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=shift
     )
+
+
+def token_limit(pipeline: Any) -> int:
+    """How many tokens of a prompt the text encoder reads."""
+    return int(min(pipeline.tokenizer.model_max_length, _MAX_TOKENS))
+
+
+def prompt_notes(pipeline: Any, prompt: str, negative_prompt: str) -> tuple[str, ...]:
+    """A sentence for each text that is longer than what is read of it."""
+    notes, limit = [], token_limit(pipeline)
+    for name, text in (("prompt", prompt), ("negative_prompt", negative_prompt)):
+        found = len(pipeline.tokenizer(text, verbose=False).input_ids)
+        if found > limit:
+            notes.append(f"{name}: {found} tokens, of which the text encoder reads the first {limit}")
+    return tuple(notes)
+
+
+def to_uint8(frames: np.ndarray) -> np.ndarray:
+    """Floats in [0, 1] (F, H, W, 3) → uint8, rounded. Raises FloatingPointError on NaN or infinity."""
+    if not np.isfinite(frames).all():
+        raise FloatingPointError("the model produced values that are not finite; use float32, or a lower strength")
+    return np.asarray(np.rint(frames * 255.0), dtype=np.uint8)
 
 
 def expert_steps(folder: Path, steps: int, shift: float) -> tuple[int, int]:
