@@ -98,7 +98,7 @@ def _misspelt() -> Iterator[Case]:
 
 
 def _misplaced() -> Iterator[Case]:
-    for key in VIDEO.keys() - ASCENDABLE.keys():
+    for key in sorted(VIDEO.keys() - ASCENDABLE.keys()):
         content = f"[general]\n{key} = 1\n{DATASET}".encode()
         yield Case(f"general {key}", content, (f"[general] {key}: does not belong", "move it to [[datasets]]"), 1)
     for key in ORBIT:
@@ -110,7 +110,7 @@ def _misplaced() -> Iterator[Case]:
             yield Case(
                 f"{key} in {content[:7]}", content.encode(), (f" {key}: does not belong", "move it to [general]"), 1
             )
-    for key in IMAGE_ONLY - {"image_directory", "image_jsonl_file"}:
+    for key in sorted(IMAGE_ONLY - {"image_directory", "image_jsonl_file"}):
         words = (f"[[datasets]] 0 {key}: a key of image data sets", "remove it")
         yield Case(f"{key} of images", f"{DATASET}{key} = 1\n".encode(), words, 1)
     for key in ("image_directory", "image_jsonl_file"):
