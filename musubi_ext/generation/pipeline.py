@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from musubi_ext.errors import Problems, UserError
+from musubi_ext.generation.expert_files import load_experts
 from musubi_ext.pocket.config import pipeline_path
 from musubi_ext.quiet import quiet_loading
 
@@ -52,21 +53,26 @@ def choose_device(name: str) -> torch.device:
 
 
 def load_pipeline(
-    base: Path | str = POCKET, dtype: torch.dtype | None = None, device: str = "cpu"
+    base: Path | str = POCKET,
+    dtype: torch.dtype | None = None,
+    device: str = "cpu",
+    experts: tuple[Path, Path] | None = None,
 ) -> WanImageToVideoPipeline:
     """The pipeline in `base`, from safetensors on this disk only, without its own progress bar.
 
     `dtype` is that of the experts and the text encoder: float32 on a CPU and bfloat16 on CUDA unless given. The VAE
-    is float32 always, as Wan's own code runs it. Raises UserError for a folder or device that cannot be used.
+    is float32 always, as Wan's own code runs it. `experts`: files of the high- and the low-noise expert in place of the
+    folder's, see expert_files.py. Raises UserError for a folder, file or device that cannot be used.
     """
     folder, target = resolve_base(base), choose_device(device)
     chosen = dtype or (torch.bfloat16 if target.type == "cuda" else torch.float32)
     dtypes = {"default": chosen, "vae": torch.float32}
+    own = load_experts(*experts, folder, chosen) if experts else {}
     with quiet_loading():
         from diffusers import WanImageToVideoPipeline
 
         pipeline = WanImageToVideoPipeline.from_pretrained(
-            folder, dtype=dtypes, local_files_only=True, use_safetensors=True
+            folder, dtype=dtypes, local_files_only=True, use_safetensors=True, **own
         )
     pipeline.set_progress_bar_config(disable=True)
     return pipeline.to(target)
