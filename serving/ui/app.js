@@ -1,7 +1,8 @@
 // The page: a form that makes jobs, and a card for every run. A run is one request, made by one or more versions.
 
 import * as api from "./api.js";
-import { card, showJob } from "./card.js";
+import { card, dropJob, showJob } from "./card.js";
+import { make } from "./make.js";
 
 const $ = (selector) => document.querySelector(selector);
 const files = { first_frame: null, last_frame: null };
@@ -14,7 +15,7 @@ function say(text) {
 
 function complain(message, field = null) {
   const box = $("#problem");
-  box.textContent = message;
+  box.textContent = field ? named(message, field) : message;
   box.hidden = !message;
   for (const marked of document.querySelectorAll("[aria-invalid]")) marked.removeAttribute("aria-invalid");
   for (const drop of document.querySelectorAll(".drop")) drop.classList.toggle("wrong", drop.dataset.name === field);
@@ -25,6 +26,13 @@ function complain(message, field = null) {
     input.setAttribute("aria-invalid", "true");
     input.focus();
   } else box.focus();
+}
+
+// The service speaks of "num_frames"; the page calls it what its label says.
+function named(message, field) {
+  const input = document.querySelector(`[name="${CSS.escape(field)}"]`);
+  const label = input?.parentNode.firstChild.textContent.trim();
+  return label && message.startsWith(`${field}:`) ? label + message.slice(field.length) : message;
 }
 
 function choose(drop, file) {
@@ -127,12 +135,10 @@ const actions = {
       complain(error.message);
     }
   },
-  async remove(job, column) {
+  async remove(job, run) {
     try {
       await api.remove(job.id);
-      const run = column.closest(".run");
-      column.remove();
-      if (!run.querySelector(".column")) run.remove();
+      dropJob(run, job.id);
       $("#none").hidden = Boolean(document.querySelector(".run"));
       $("#results").focus();
       say("The video is deleted.");
@@ -143,26 +149,40 @@ const actions = {
 };
 
 function version(model, checked) {
-  const label = document.createElement("label"), input = document.createElement("input");
-  input.type = "checkbox";
+  const label = make("label"), input = make("input", "", { type: "checkbox" }), words = make("span", model.label ?? model.id);
   input.value = model.id;
   input.checked = checked;
-  const name = (model.label ?? model.id) + (model.aliases.length ? ` (${model.aliases.join(", ")})` : "");
-  label.append(input, model.note ? `${name}: ${model.note}` : name);
   input.disabled = Boolean(model.note);
+  for (const alias of model.aliases) words.append(make("span", alias, { class: `alias alias-${alias}` }));
+  if (model.note) words.append(make("span", model.note, { class: "remark" }));
+  if (model.alarm) words.append(make("span", `Got worse than promoted: ${model.alarm}.`, { class: "remark" }));
+  label.append(input, words);
   return label;
+}
+
+// Jobs of one prompt and seed stand side by side, as they were compared.
+function grouped(jobs) {
+  const runs = new Map();
+  for (const job of jobs) {
+    const key = JSON.stringify([job.prompt, job.request?.seed]);
+    if (!runs.has(key)) runs.set(key, card(job.prompt ?? "", actions));
+    add(runs.get(key), job);
+  }
 }
 
 async function start() {
   try {
     const known = await api.models();
     const base = known.find((model) => model.kind === "base"), serving = known.find((model) => model.serving);
-    $("#serving").textContent = `Model ${base?.id ?? "unknown"}` + (serving && serving !== base ? `, adapter ${serving.id}` : "");
+    const adapter = serving && serving !== base ? ` with ${serving.id}` : ", no adapter";
+    const alarm = serving?.alarm ? ": got worse than promoted" : "";
+    $("#serving").textContent = (base?.id ?? "unknown model") + adapter + alarm;
+    $("#serving").classList.toggle("alarming", Boolean(alarm));
     const pairs = known.filter((model) => model.kind !== "base" && (model.kind !== "alias" || model.note));
     if (pairs.length) pairs.push({ id: "none", aliases: [], label: "the base alone" });
     $("#versions").hidden = !pairs.length;
     $("#versions .choices").replaceChildren(...pairs.map((model) => version(model, model === serving)));
-    for (const job of (await api.recent()).reverse()) add(card(job.prompt ?? "", actions), job);
+    grouped((await api.recent()).reverse());
   } catch (error) {
     if (error.status === 401) $("#access").open = true;
     $("#serving").textContent = error.message;

@@ -1,98 +1,135 @@
-// A run's card: a column for each version that makes it, from "queued" to the video beside its scores.
+// A run's card: a column for each version that makes it, from "waiting" to the video, and the scores of all of them.
 
 import { content } from "./api.js";
+import { make } from "./make.js";
+import { scoreTable } from "./scores.js";
 
-function make(tag, text = "", attributes = {}) {
-  const element = document.createElement(tag);
-  element.textContent = text;
-  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
-  return element;
-}
+const STAGES = { encode: "Reading the pictures", high: "High-noise expert", low: "Low-noise expert",
+  decode: "Drawing the frames", evaluate: "Measuring" };
 
 export function card(prompt, actions) {
-  const run = make("article", "", { class: "run" });
-  run.append(make("h3", prompt), make("div", "", { class: "columns" }));
+  const run = make("article", "", { class: "run" }), body = make("div", "", { class: "body" });
+  body.append(make("div", "", { class: "columns" }), make("div", "", { class: "measured" }));
+  run.append(make("h3", prompt), body);
   run.actions = actions;
+  run.jobs = new Map();
   return run;
+}
+
+export function versionName(job) {
+  const name = job.version?.name;
+  if (!name) return "the base alone";
+  return job.version.version ? `${name}/${job.version.version}` : name;
 }
 
 export function showJob(run, job) {
   let column = run.querySelector(`[data-id="${CSS.escape(job.id)}"]`);
   if (!column) {
-    column = make("div", "", { class: "column", "data-id": job.id });
+    column = make("section", "", { class: "column", "data-id": job.id, "aria-label": versionName(job) });
     run.querySelector(".columns").append(column);
   }
+  run.jobs.set(job.id, job);
   if (column.dataset.status === "completed") return;
   column.dataset.status = job.status;
-  const seed = job.request?.seed, active = job.status !== "failed";
-  const title = make("h4", job.model + (seed === undefined ? "" : `, seed ${seed}`));
-  const state = make("p", inWords(job), { class: `state state-${job.status}` });
-  if (job.status === "completed") return finished(run, column, job, title, state);
-  const bar = column.querySelector("progress");
-  if (active && bar) { // changed in place, so that a button keeps its focus
-    column.querySelector(".state").replaceWith(state);
-    bar.value = job.progress;
-    return preview(column, job);
-  }
-  const button = make("button", active ? "Cancel" : "Delete", { type: "button", class: "quiet" });
-  button.addEventListener("click", () => {
-    button.disabled = active;
-    return active ? run.actions.cancel(job) : run.actions.remove(job, column);
+  if (job.status === "completed") return finished(run, column, job);
+  if (job.status === "failed") return failed(run, column, job);
+  if (!column.querySelector("progress")) begun(run, column, job);
+  column.querySelector(".state").textContent = inWords(job);
+  column.querySelector("progress").value = job.progress;
+  preview(column, job);
+  arrange(run);
+}
+
+export function dropJob(run, id) {
+  run.jobs.delete(id);
+  run.querySelector(`[data-id="${CSS.escape(id)}"]`)?.remove();
+  if (run.jobs.size) arrange(run);
+  else run.remove();
+}
+
+function heading(job) {
+  const title = make("h4", versionName(job)), seed = job.request?.seed;
+  if (seed !== undefined) title.append(make("span", `seed ${seed}`, { class: "faint" }));
+  return title;
+}
+
+// Built once; afterwards changed in place, so that a button keeps its focus.
+function begun(run, column, job) {
+  const frame = make("div", "", { class: "screen", hidden: "" });
+  frame.append(make("img", "", { class: "preview", alt: "preview of the video" }), make("p", "", { class: "caption" }));
+  const cancel = make("button", "Cancel", { type: "button", class: "quiet" });
+  cancel.addEventListener("click", () => {
+    cancel.disabled = true;
+    run.actions.cancel(job);
   });
-  const buttons = make("div", "", { class: "actions" }), held = column.contains(document.activeElement);
-  buttons.append(button);
-  column.replaceChildren(title, state);
-  if (active) {
-    column.append(make("progress", "", { max: 100, value: job.progress, "aria-label": `progress of ${job.model}` }),
-      make("img", "", { class: "preview", alt: "preview of the video", hidden: "" }));
-    preview(column, job);
-  }
-  column.append(buttons);
-  if (held) button.focus();
+  const bar = make("progress", "", { max: 100, value: 0, "aria-label": `progress of ${versionName(job)}` });
+  column.replaceChildren(heading(job), frame, bar, make("p", "", { class: "state" }), buttons(cancel));
+}
+
+function buttons(...all) {
+  const row = make("div", "", { class: "actions" });
+  row.append(...all);
+  return row;
+}
+
+function remover(run, job) {
+  const drop = make("button", "Delete", { type: "button", class: "quiet" });
+  drop.addEventListener("click", () => run.actions.remove(job, run));
+  return drop;
+}
+
+function failed(run, column, job) {
+  const held = column.contains(document.activeElement), drop = remover(run, job);
+  const cancelled = job.error?.code === "cancelled";
+  const state = make("p", inWords(job), { class: cancelled ? "state faint" : "state state-failed" });
+  column.replaceChildren(heading(job), state, buttons(drop));
+  if (held) drop.focus();
+  arrange(run);
 }
 
 function inWords(job) {
   if (job.status === "queued") {
-    const place = job.position ? `waiting, number ${job.position} in the queue` : "waiting";
+    const place = job.position ? `Waiting, number ${job.position} in the queue` : "Waiting";
     const seconds = job.estimated_start ? Math.round(job.estimated_start - Date.now() / 1000) : 0;
     return seconds > 1 ? `${place}, starts in about ${seconds} s` : place;
   }
   if (job.status === "in_progress") {
     const step = job.steps ? `, step ${job.step} of ${job.steps}` : "";
-    const names = { encode: "reading the pictures", high: "high-noise expert", low: "low-noise expert",
-      decode: "drawing the frames", evaluate: "measuring" };
-    return `${names[job.stage] ?? job.stage ?? "starting"}${step}`;
+    return `${STAGES[job.stage] ?? "Starting"}${step}`;
   }
-  if (job.status === "failed") return job.error?.code === "cancelled" ? "cancelled" : `failed: ${job.error?.message ?? ""}`;
+  if (job.status === "failed") {
+    return job.error?.code === "cancelled" ? "Cancelled" : `Failed: ${job.error?.message ?? "no reason was given"}`;
+  }
   const took = job.completed_at && job.started_at ? ` in ${Math.max(1, job.completed_at - job.started_at)} s` : "";
-  return `made${took}`;
+  return `Made${took}`;
 }
 
-// The picture of a job that runs, where the engine draws one; the one before it stays until the next has come.
+// The picture of a job that runs; the one before it stays until the next has come.
 function preview(column, job) {
-  const image = column.querySelector("img.preview"), step = `${job.stage} ${job.step}`;
-  if (!job.variants.includes("preview") || image.dataset.step === step) return;
+  const image = column.querySelector("img.preview"), step = String(job.preview_step ?? "");
+  if (!step || image.dataset.step === step) return;
   image.dataset.step = step;
   content(job.id, "preview").then((url) => {
     URL.revokeObjectURL(image.src);
     image.src = url;
-    image.hidden = false;
-  }).catch(() => { image.hidden = true; });
+    image.parentNode.hidden = false;
+    column.querySelector(".caption").textContent = `preview at step ${step}`;
+  }).catch(() => { /* the next one is already there, or the video is */ });
 }
 
-async function finished(run, column, job, title, state) {
-  const film = make("video", "", { controls: "", loop: "", playsinline: "", "aria-label": `video: ${job.prompt}` });
+async function finished(run, column, job) {
+  const film = make("video", "", { controls: "", loop: "", playsinline: "",
+    "aria-label": `video by ${versionName(job)}: ${job.prompt}` });
   film.muted = true;
-  film.autoplay = !matchMedia("(prefers-reduced-motion: reduce)").matches;
   const strip = make("div", "", { class: "strip", tabindex: 0, role: "group", "aria-label": "frames of the video" });
+  const frame = make("div", "", { class: "screen" }), state = make("p", inWords(job), { class: "state state-completed" });
   const save = make("a", "Save the mp4", { download: `${job.id}.mp4` });
-  const drop = make("button", "Delete", { type: "button", class: "quiet" });
-  drop.addEventListener("click", () => run.actions.remove(job, column));
-  const buttons = make("div", "", { class: "actions" });
-  buttons.append(save, drop);
-  column.replaceChildren(title, state, film, strip, scores(job), buttons);
+  frame.append(film);
+  column.replaceChildren(heading(job), frame, strip, state, ...notes(job), buttons(save, remover(run, job)));
+  arrange(run);
   try {
     save.href = film.src = await content(job.id, "video");
+    together(run);
     if (!job.variants.includes("filmstrip")) return strip.remove();
     const image = make("img", "", { alt: `frames of the video: ${job.prompt}` });
     image.src = await content(job.id, "filmstrip");
@@ -102,21 +139,27 @@ async function finished(run, column, job, title, state) {
   }
 }
 
-function scores(job) {
-  const entries = Object.entries(job.scores ?? {});
-  if (!entries.length) return make("p", "Not measured.", { class: "faint" });
-  const table = make("table"), body = make("tbody");
-  table.append(make("caption", "scores", { class: "unseen" }), body);
-  for (const [name, score] of entries) {
-    const row = make("tr"), missing = score.value === null;
-    const cell = make("td", missing ? "" : `${Number(score.value.toPrecision(4))} ${score.unit}`.trim());
-    if (missing) {
-      const why = make("details", "", { class: "none" });
-      why.append(make("summary", "unavailable"), make("p", score.unavailable ?? "no reason was given"));
-      cell.append(why);
-    }
-    row.append(make("th", name.replaceAll("_", " "), { scope: "row" }), cell);
-    body.append(row);
+const notes = (job) => (job.notes ?? []).map((note) => make("p", note, { class: "faint" }));
+
+// Videos that are compared start again at one moment.
+function together(run) {
+  if (matchMedia("(prefers-reduced-motion: reduce)").matches) return;
+  for (const film of run.querySelectorAll("video[src]")) {
+    film.currentTime = 0;
+    film.play().catch(() => { /* the browser wants a click first */ });
   }
-  return table;
+}
+
+// The scores beside one video, below several.
+function arrange(run) {
+  const shown = [...run.querySelectorAll(".column")].map((column) => run.jobs.get(column.dataset.id));
+  const done = shown.filter((job) => job.status === "completed"), place = run.querySelector(".measured");
+  run.dataset.columns = shown.length;
+  run.classList.toggle("over", done.length === 0 && shown.every((job) => job.status === "failed"));
+  const open = [...place.querySelectorAll("details[open]")].length || place.contains(document.activeElement);
+  if (open && place.dataset.of === done.map((job) => job.id).join()) return;
+  place.dataset.of = done.map((job) => job.id).join();
+  const table = done.length ? scoreTable(done, done.map(versionName)) : null;
+  place.replaceChildren(...(table ? [make("h4", shown.length > 1 ? "Scores, side by side" : "Scores"), table]
+    : done.length ? [make("p", "Not measured.", { class: "faint" })] : []));
 }

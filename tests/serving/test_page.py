@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from jobs_double import Adapters, JobsDouble, KeysDouble, served, worked
+from PIL import Image
 from test_uploads import png
 
 from serving.api import create_app
@@ -21,6 +22,7 @@ from serving.schemas import Model
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 CHROMIUM = Path("/usr/bin/chromium")
 SHOTS = os.environ.get("MUSUBI_EXT_SCREENSHOTS")  # a folder: every test leaves a picture of the page there
+BETTER = {"value": 1.25, "unit": "px", "unavailable": None}
 MODELS = [
     Model(id="pocket-i2v", kind="base"),
     Model(id="circle-rotate@champion", kind="alias", version=2),
@@ -95,13 +97,14 @@ def test_upload_run_watch_and_play(page: Any, jobs: JobsDouble, tmp_path: Path) 
         page.click("text=Make the video")
         page.wait_for_selector(".column[data-status=in_progress] progress")
         page.wait_for_selector(".column[data-status=completed] video")
-    assert "2.5 px" in page.inner_text(".column table")
-    page.click(".column table summary")
-    assert "its weights are not at …" in page.inner_text(".column table")
+    assert "2.5 px" in page.inner_text(".run table")
+    page.click(".run table summary")
+    assert "its weights are not at …" in page.inner_text(".run table")
     until(page, "document.querySelector('.column video').readyState >= 1")
     until(page, "document.querySelector('.strip img')?.naturalWidth > 100")
     assert page.get_attribute(".actions a", "download") == f"{next(iter(jobs.records))}.mp4"
-    assert page.inner_text(".column h4").startswith("pocket-i2v+circle-rotate/2, seed ")
+    assert re.match(r"circle-rotate/2\s*seed \d+", page.inner_text(".column h4"))
+    assert page.inner_text("#serving") == "pocket-i2v with circle-rotate/2"
     page.reload()  # what was made is still there
     page.wait_for_selector(".column[data-status=completed] video")
 
@@ -116,13 +119,67 @@ def test_versions_are_compared_on_one_seed(page: Any, jobs: JobsDouble, tmp_path
     made = list(jobs.records.values())
     assert {job.version["version"] for job in made if job.version} == {1, 2}
     assert len({job.request["seed"] for job in made}) == 1
+    assert page.locator("thead th").all_inner_texts() == ["circle-rotate/2", "circle-rotate/1"]
+    assert page.locator("td.best").count() == 0  # they have the same scores
+    jobs.change(made[1].id, result={**jobs.records[made[1].id].result, "results": {"subject_drift": BETTER}})
+    page.reload()
+    until(page, "document.querySelectorAll('.run .column[data-status=completed] video').length === 2")
+    assert page.locator(".run").count() == 1  # still side by side
+    assert page.locator("td.best").all_text_contents() == ["1.25 px (best)"]
+
+
+def test_a_preview_is_shown_while_it_is_made(page: Any, jobs: JobsDouble, tmp_path: Path) -> None:
+    fill(page, tmp_path)
+    page.click("text=Make the video")
+    page.wait_for_selector(".column[data-status=queued] progress")
+    assert page.locator(".screen:visible").count() == 0
+    made = next(iter(jobs.records))
+    for step in (2, 4):
+        Image.new("RGB", (48, 32), "red").save(tmp_path / f"preview-{step}.jpg")
+        jobs.start(made, step)
+        jobs.change(made, files={"preview": f"preview-{step}.jpg"})
+        page.wait_for_selector(f".caption:has-text('preview at step {step}')")
+        until(page, "document.querySelector('img.preview').naturalWidth === 48")
+    jobs.complete(made)
+    page.wait_for_selector(".column[data-status=completed] video")
+    assert page.locator("img.preview").count() == 0
+
+
+def test_what_is_wrong_with_a_version_is_said_where_it_is_chosen(
+    browser: Any, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worse = "temporal flicker 3 over 5 videos, promoted with 1"
+    known = [model.model_copy(update={"alarm": worse} if model.serving else {}) for model in MODELS]
+    known[3] = known[3].model_copy(update={"note": "not taken, another serves: its files are gone"})
+    monkeypatch.setattr("serving.catalog.Catalog.models", lambda _: known)
+    page = browser.new_page()
+    page.goto(address)
+    page.wait_for_selector("#versions input")
+    assert page.inner_text("#serving") == "pocket-i2v with circle-rotate/2: got worse than promoted"
+    assert f"Got worse than promoted: {worse}." in page.inner_text("#versions")
+    assert page.is_disabled("#versions input[value='circle-rotate/1']")
+    assert "its files are gone" in page.inner_text("#versions")
+    page.close()
+
+
+def test_the_page_knows_which_way_a_metric_improves() -> None:
+    """It may not ask: this is what the metrics themselves say."""
+    from musubi_ext.evaluation.metrics import METRICS, Better
+    from serving.api import UI
+
+    script = (UI / "scores.js").read_text()
+    for name, way in (("LOWER", Better.LOWER), ("HIGHER", Better.HIGHER)):
+        listed = re.search(rf"export const {name} = \[(.*?)\]", script, re.DOTALL)
+        assert listed is not None
+        found = set(re.findall(r'"(\w+)"', listed[1]))
+        assert found == {metric for metric, known in METRICS.items() if known.better is way}
 
 
 def test_a_job_is_cancelled_and_then_deleted(page: Any, jobs: JobsDouble, tmp_path: Path) -> None:
     fill(page, tmp_path)
     page.click("text=Make the video")
     page.click(".column >> text=Cancel")
-    page.wait_for_selector(".column .state:has-text('cancelled')")
+    page.wait_for_selector(".column .state:has-text('Cancelled')")
     assert [job.state for job in jobs.records.values()] == ["cancelled"]
     page.click(".column >> text=Delete")
     page.wait_for_selector("text=None yet.")
@@ -144,7 +201,7 @@ def test_mistakes_are_said_in_words_at_their_field(page: Any, jobs: JobsDouble, 
     page.click("text=Settings")
     page.fill("[name=size]", "60x64")
     page.click("text=Make the video")
-    page.wait_for_selector("#problem:has-text('does not divide by 16')")
+    page.wait_for_selector("#problem:has-text('Size: 60x64 does not divide by 16')")
     assert page.evaluate("document.activeElement.name") == "size"
     assert jobs.records == {}
 
@@ -154,7 +211,7 @@ def test_a_failed_job_says_why(page: Any, jobs: JobsDouble, tmp_path: Path) -> N
     page.click("text=Make the video")
     page.wait_for_selector(".column[data-status=queued]")
     jobs.fail(next(iter(jobs.records)), "the machine had no memory left")
-    page.wait_for_selector(".state-failed:has-text('failed: the machine had no memory left')")
+    page.wait_for_selector(".state-failed:has-text('Failed: the machine had no memory left')")
 
 
 def test_what_a_prompt_holds_is_text(page: Any, jobs: JobsDouble, tmp_path: Path) -> None:
@@ -191,7 +248,7 @@ def test_the_keyboard_alone_is_enough(page: Any, jobs: JobsDouble, tmp_path: Pat
     page.wait_for_selector(".column .state:has-text('step 3 of 12')")
     assert page.evaluate("document.activeElement.innerText") == "Cancel"  # an update does not take the focus away
     page.keyboard.press("Enter")
-    page.wait_for_selector(".column .state:has-text('cancelled')")
+    page.wait_for_selector(".column .state:has-text('Cancelled')")
 
 
 PHONE = {"viewport": {"width": 360, "height": 740}, "has_touch": True, "is_mobile": True}
