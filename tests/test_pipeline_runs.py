@@ -137,10 +137,11 @@ def test_the_second_signal_does_not_break_into_the_cleaning_up(number: signal.Si
             time.sleep(0.01)
             cleaned.append(True)
 
+    before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(KeyboardInterrupt), stoppable():
         work()
     assert cleaned
-    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 @pytest.mark.parametrize(("status", "raised"), [(0, None), (2, UserError), (training.INTERRUPTED, KeyboardInterrupt)])
