@@ -186,6 +186,9 @@ class Runner:
             values = {"error": error(str(control.why) if control.why == "timeout" else "cancelled")}
         if not persistently(lambda: self.transitions.finish(row.id, row.attempt, state, **values)):
             _log.warning("%s: attempt %d no longer has this job; its result is dropped", row.id, row.attempt)
+            return
+        for picture in self.settings.job_folder(row.id).glob("*_frame.bmp"):  # nobody needs them any more
+            picture.unlink(missing_ok=True)
 
 
 def persistently(action: Callable[[], T]) -> T:

@@ -112,7 +112,7 @@ def test_retention_deletes_what_is_old_too_much_or_left_over(tmp_path: Path) -> 
         assert sorted(path.name for path in places.iterdir()) == sorted(
             [*(job.id for job in submitted[1:]), fresh.name, other.name]
         )
-    with service(tmp_path, workers=False, retain_bytes=25_000) as jobs:
+    with service(tmp_path, workers=False, retain_bytes=30_000) as jobs:
         assert jobs.retention.sweep() == [submitted[1].id]
         assert {job.id for job in jobs.list("a")} == {job.id for job in submitted[2:]}
         assert all(jobs.settings.job_folder(job.id).is_dir() for job in submitted[2:])

@@ -146,13 +146,15 @@ def check_versions(asked: list[Asked], promotions: Promotions, uri: str) -> None
 
 
 def check_nothing_left(service: Tree, asked: list[Asked]) -> None:
-    """Deleted jobs have no folder, ended ones no stages, and no file is half written."""
-    kept = {row_id for row_id, row in rows(service).items() if row.values["deleted_at"] is None}
+    """Deleted jobs have no folder, completed ones neither pictures nor stages, and no file is half written."""
+    found = rows(service)
+    kept = {job for job, row in found.items() if row.values["deleted_at"] is None}
+    made = {job for job in kept if found[job].values["state"] == "completed"}
     deleted = {one.accepted["id"] for one in asked if one.kind == "delete"}
     until(lambda: {path.name for path in service.jobs_folder.iterdir()} == kept, 30)
     assert not kept & deleted
-    files = {path.name for path in service.jobs_folder.rglob("*") if path.is_file()}
-    assert files <= {"first_frame.bmp", "video.mp4", "finished.json"}, files
+    for job in made:
+        assert {path.name for path in (service.jobs_folder / job).iterdir()} == {"video.mp4", "finished.json"}
 
 
 def check_flat(meter: Meter, service: Tree, before: dict[str, Held]) -> None:
