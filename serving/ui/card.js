@@ -94,7 +94,7 @@ function inWords(job) {
     return seconds > 1 ? `${place}, starts in about ${seconds} s` : place;
   }
   if (job.status === "in_progress") {
-    const step = job.steps ? `, step ${job.step} of ${job.steps}` : "";
+    const step = job.steps && ["high", "low"].includes(job.stage) ? `, step ${job.step} of ${job.steps}` : "";
     return `${STAGES[job.stage] ?? "Starting"}${step}`;
   }
   if (job.status === "failed") {
@@ -121,6 +121,7 @@ async function finished(run, column, job) {
   const film = make("video", "", { controls: "", loop: "", playsinline: "",
     "aria-label": `video by ${versionName(job)}: ${job.prompt}` });
   film.muted = true;
+  [film.width, film.height] = (job.size || "1x1").split("x").map(Number); // its shape, before it is loaded
   const strip = make("div", "", { class: "strip", tabindex: 0, role: "group", "aria-label": "frames of the video" });
   const frame = make("div", "", { class: "screen" }), state = make("p", inWords(job), { class: "state state-completed" });
   const save = make("a", "Save the mp4", { download: `${job.id}.mp4` });
