@@ -147,8 +147,8 @@ def _key(row: sa.Row[tuple[object, ...]]) -> Key:
     return Key(**{**values, "scopes": tuple(values["scopes"])})
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; 2 for a mistake in what was asked."""
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
     parser = argparse.ArgumentParser(prog="python -m serving.keys", description="API keys of the service")
     parser.add_argument("--config", help="the service's TOML (default: the service's defaults)")
     verbs = parser.add_subparsers(dest="verb", required=True)
@@ -160,7 +160,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     create.add_argument("--days", type=float, help="how long it is good; default without end")
     verbs.add_parser("list", help="all keys, without their tokens")
     verbs.add_parser("revoke", help="end a key now").add_argument("id")
-    asked = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run it; 2 for a mistake in what was asked."""
+    asked = build_parser().parse_args(argv)
     try:
         print(_run(asked))
     except UserError as error:

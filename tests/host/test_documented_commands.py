@@ -33,12 +33,18 @@ PAGES = {
     "docs/EVALUATION.md": 0,
     "docs/REGISTRY.md": 0,
     "docs/OPERATIONS.md": 0,
+    "docs/SERVING.md": 0,
+    "docs/DEPLOYMENT.md": 0,
 }  # and how many trainings of ours stand in them at least
 OURS, UPSTREAM = "musubi_ext.wan_train_network", "src/musubi_tuner/wan_train_network.py"
 CACHING = ("musubi_tuner.wan_cache_latents", "musubi_tuner.wan_cache_text_encoder_outputs")
 OUR_CACHING = "musubi_ext.orbits.cache"
 OUR_PIPELINE = "musubi_ext.pipeline"
-NOT_OURS = (".", "make", "mlflow", "pip", "export", "pg_dump", "sqlite3")  # programs that stand beside ours
+OUR_KEYS = "serving.keys"
+NOT_OURS = (
+    *(".", "make", "mlflow", "pip", "export", "pg_dump", "sqlite3"),
+    *("bentoml", "curl", "docker", "kubectl"),  # bentoml's and curl's are run in tests/serving
+)  # programs that stand beside ours
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 VARIABLE = re.compile(r'[A-Z_]+=("[^"]*"|\S*)\s*')
 
@@ -60,7 +66,7 @@ def commands(page: str) -> Iterator[Command]:
     text = (ROOT / page).read_text(encoding="utf-8")
     for language, block in BLOCK.findall(text):
         if language in ("", "bash"):
-            for line in block.replace("\\\n", " ").splitlines():
+            for line in block.replace("\\\n", " ").replace(" ; ", "\n").splitlines():
                 while match := VARIABLE.match(line):
                     line = line[match.end() :]
                 if words := shlex.split(line, comments=True):
@@ -139,7 +145,7 @@ def test_there_are_commands() -> None:
 
 def test_no_program_is_left_out() -> None:
     """In the training page; the README's blocks hold listings too."""
-    known = {OURS, UPSTREAM, *CACHING, OUR_CACHING, OUR_PIPELINE, "musubi-ext", *NOT_OURS}
+    known = {OURS, UPSTREAM, *CACHING, OUR_CACHING, OUR_PIPELINE, OUR_KEYS, "musubi-ext", *NOT_OURS}
     assert {each.program for each in documented() if each.page != "README.md"} <= known
 
 
@@ -183,6 +189,29 @@ def test_pipelines_are_read_by_us() -> None:
 
     assert len(of(OUR_PIPELINE)) >= 5
     assert refusals((OUR_PIPELINE,), lambda each: build_parser().parse_args(each.words)) == []
+
+
+def test_keys_are_read_by_the_service() -> None:
+    from serving.keys import build_parser
+
+    assert len(of(OUR_KEYS)) >= 4
+    assert refusals((OUR_KEYS,), lambda each: build_parser().parse_args(each.words)) == []
+
+
+@pytest.mark.filterwarnings(
+    "ignore:The parameter --quiet is used more than once:UserWarning",  # bentoml's own
+    "ignore:GitWildMatchPattern:DeprecationWarning",
+)
+def test_bentos_are_read_by_bentoml() -> None:
+    """As far as its options go: the words of `serve` and `containerize` are names that a test in tests/serving uses."""
+    bentoml_cli = pytest.importorskip("bentoml_cli.cli", reason="bentoml is not installed")
+    verbs = bentoml_cli.create_bentoml_cli().commands
+
+    def read(each: Command) -> None:
+        verbs[each.words[0]].make_context(each.words[0], list(each.words[1:]), resilient_parsing=True)
+
+    assert {each.words[0] for each in of("bentoml")} == {"serve", "build", "containerize"}
+    assert refusals(("bentoml",), read) == []
 
 
 def test_verbs_are_read_by_the_command_line() -> None:
