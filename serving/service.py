@@ -21,6 +21,7 @@ import bentoml
 from musubi_ext.errors import UserError
 from serving.adapters_live import LiveAdapters, RegistryDownError
 from serving.api import create_app, middleware
+from serving.bounded_metrics import count_by_route
 from serving.config import ServiceConfig
 from serving.jobs import Jobs
 from serving.metrics_prometheus import recent_jobs, render, watched
@@ -109,6 +110,7 @@ _service: Any = VideoService  # the decorator has made it a bentoml.Service
 for layer in middleware(started, config):
     _service.add_asgi_middleware(layer.cls, **layer.kwargs)
 _service.mount_asgi_app(app, path="/")
+count_by_route(app.routes)
 
 
 def _start() -> Jobs:

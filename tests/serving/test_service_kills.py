@@ -17,6 +17,7 @@ from typing import Any
 
 import httpx2 as httpx
 import pytest
+from figures import tell
 from serving_tree import CONFIG, ENDS, HTTP, PARENT, WORKER, Row, Tree, check_video, rows, submit, until
 
 from serving.stages import STAGES, StageRecord
@@ -142,11 +143,18 @@ def test_kills_of_parent_http_worker_and_engine(service: Tree, capsys: pytest.Ca
                 assert sum(stage["stage"] == "evaluate" for stage in row.values["result"]["stages"]) == 1
                 assert not (service.jobs_folder / job / "stages").exists()
     kept = check_not_repeated(found, finished)
-    attempts = Counter(row.values["attempt"] for row in found.values())
-    with capsys.disabled():
-        print(f"\n{KILLS} kills ({dict(Counter(roles))}), {len(found)} of {2 * KILLS} jobs: {dict(states)};", end=" ")
-        print(f"attempts {dict(attempts)}; {kept} finished stages found at a kill, none computed again;", end=" ")
-        print(f"{client.unanswered} requests without an answer, asked again")
+    told = (
+        f"{KILLS} kills ({in_words(Counter(roles))}); {len(found)} of {2 * KILLS} jobs ended, each once: "
+        f"{in_words(states)}. {sum(row.values['attempt'] > 1 for row in found.values())} were interrupted at work; "
+        f"{kept} finished stages lay there at a kill, none was computed again. {client.unanswered} requests got no "
+        "answer and were sent again."
+    )
+    tell("kills", told, capsys)
+
+
+def in_words(counted: Counter[str]) -> str:
+    """`9 worker, 6 http`."""
+    return ", ".join(f"{count} {name}" for name, count in counted.most_common())
 
 
 def all_ended(service: Tree) -> dict[str, Row] | None:

@@ -6,15 +6,17 @@ MUSUBI_EXT_LOAD=200 asks two hundred times within a minute; the default is forty
 from __future__ import annotations
 
 import os
+import re
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx2 as httpx
 import pytest
+from figures import tell
 from load_clients import Asked, Load
 from pocket_pairs import NAME, make_champion, register
 from process_meter import Held, Meter, held
@@ -101,25 +103,25 @@ def test_load_with_two_promotions(service: Tree, uri: str, capsys: pytest.Captur
     check_nothing_left(service, load.asked)
     check_flat(meter, service, before)
     check_remade(service, load.asked)
+    check_metrics(service)
     late = {version: promotions.taken[version] - promotions.moved[version] for version in promotions.moved}
     assert max(late.values()) < NOTICED
-    with capsys.disabled():
-        print(
-            f"\n{REQUESTS} requests by {CLIENTS} clients, sent within {load.asked[-1].sent - load.began:.0f} s,",
-            end=" ",
-        )
-        print(f"all done after {took:.0f} s: {dict(Counter(one.kind for one in load.asked))}, none failed;", end=" ")
-        print(f"versions {dict(Counter(one.accepted['version']['version'] for one in made))};", end=" ")
-        print(f"promotions taken after {', '.join(f'{value:.1f} s' for value in late.values())};", end=" ")
-        waits = sorted(one.answered - one.sent for one in load.asked if one.kind != "bad")
-        print(
-            f"accepted in {waits[len(waits) // 2] * 1000:.0f} ms, p95 {waits[int(0.95 * len(waits))] * 1000:.0f} ms;",
-            end=" ",
-        )
-        for name in pids:
-            first, last = meter.thirds(name)
-            print(f"{name}: {first / 1e6:.0f} → {last / 1e6:.0f} MB", end=" ")
-        print()
+    waits = sorted(one.answered - one.sent for one in load.asked if one.kind != "bad")
+    memory = {name: " to ".join(f"{rss / 1e6:.0f}" for rss in meter.thirds(name)) for name in pids}
+    told = (
+        f"{REQUESTS} requests by {CLIENTS} clients, the last after {load.asked[-1].sent - load.began:.0f} s, all done "
+        f"after {took:.0f} s ({in_words(one.kind for one in load.asked)}): none failed that should not. Version of the "
+        f"videos: {in_words(one.accepted['version']['version'] for one in made)}; promotions were taken after "
+        f"{' and '.join(f'{value:.1f} s' for value in late.values())}. Accepted in {1000 * waits[len(waits) // 2]:.0f} "
+        f"ms, 95% within {1000 * waits[int(0.95 * len(waits))]:.0f} ms. Resident memory, first to last third: HTTP "
+        f"{memory[HTTP]} MB, engine {memory[WORKER]} MB."
+    )
+    tell("load", told, capsys)
+
+
+def in_words(names: Iterable[object]) -> str:
+    """`8 wait, 3 named`."""
+    return ", ".join(f"{count} × {name}" for name, count in Counter(names).most_common())
 
 
 def check_versions(asked: list[Asked], promotions: Promotions, uri: str) -> None:
@@ -167,6 +169,18 @@ def check_flat(meter: Meter, service: Tree, before: dict[str, Held]) -> None:
         most = max(one.threads for one in meter.seen[name][: max(1, len(meter.seen[name]) // 3)])
         until(lambda: held(pid).files <= before[name].files + 8, 30)  # noqa: B023  called at once
         assert held(pid).threads <= most + 2
+
+
+def check_metrics(service: Tree) -> None:
+    """Nothing is counted by job, nor by a path that a stranger makes up."""
+    with service.client() as http:
+        for number in range(20):
+            assert http.get(f"/guess/{number}").status_code == 404
+        lines = http.get("/metrics").text.splitlines()
+    counted = [line for line in lines if line.startswith("bentoml_service_request_total")]
+    assert any('endpoint="/v1/videos/{video_id}"' in line for line in counted)
+    assert sum('endpoint="other"' in line for line in counted) == 1
+    assert not [line for line in lines if re.search("video_[0-9a-f]{24}|guess", line)]
 
 
 def check_remade(service: Tree, asked: list[Asked]) -> None:

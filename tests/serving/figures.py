@@ -1,0 +1,23 @@
+"""What a long test has found, in a sentence: shown, and put into the document that MUSUBI_EXT_FIGURES names.
+
+It stands there between markers, as the tables of the benchmarks do.
+"""
+
+from __future__ import annotations
+
+import os
+import runpy
+from pathlib import Path
+
+import pytest
+
+TABLES = Path(__file__).resolve().parents[2] / "benchmarks" / "tables.py"
+
+
+def tell(name: str, text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Show `text`; `name` is that of the markers."""
+    with capsys.disabled():
+        print(f"\n{text}")
+    if document := os.environ.get("MUSUBI_EXT_FIGURES"):
+        tables = runpy.run_path(str(TABLES))
+        tables["insert"](Path(document), name, f"{tables['machine']()}.\n\n{text}")
