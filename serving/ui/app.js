@@ -170,18 +170,35 @@ function grouped(jobs) {
   }
 }
 
+let chosen = null; // ids of the versions that the person chose; null: what serves
+
+async function showVersions() {
+  const known = await api.models();
+  const base = known.find((model) => model.kind === "base"), serving = known.find((model) => model.serving);
+  const adapter = serving && serving !== base ? ` with ${serving.id}` : ", no adapter";
+  const alarm = serving?.alarm ? ": got worse than promoted" : "";
+  $("#serving").textContent = (base?.id ?? "unknown model") + adapter + alarm;
+  $("#serving").classList.toggle("alarming", Boolean(alarm));
+  const pairs = known.filter((model) => model.kind !== "base" && (model.kind !== "alias" || model.note));
+  if (pairs.length) pairs.push({ id: "none", aliases: [], label: "the base alone" });
+  $("#versions").hidden = !pairs.length;
+  const ticked = (model) => (chosen ? chosen.includes(model.id) : model === serving);
+  $("#versions .choices").replaceChildren(...pairs.map((model) => version(model, ticked(model))));
+}
+
+$("#versions").addEventListener("change", () => {
+  chosen = [...document.querySelectorAll("#versions input:checked")].map((input) => input.value);
+});
+
+// A promotion, or an alarm, is seen without loading the page again.
+setInterval(() => {
+  if (document.hidden || $("#versions").contains(document.activeElement)) return;
+  showVersions().catch(() => { /* whoever makes a video is told */ });
+}, 30_000);
+
 async function start() {
   try {
-    const known = await api.models();
-    const base = known.find((model) => model.kind === "base"), serving = known.find((model) => model.serving);
-    const adapter = serving && serving !== base ? ` with ${serving.id}` : ", no adapter";
-    const alarm = serving?.alarm ? ": got worse than promoted" : "";
-    $("#serving").textContent = (base?.id ?? "unknown model") + adapter + alarm;
-    $("#serving").classList.toggle("alarming", Boolean(alarm));
-    const pairs = known.filter((model) => model.kind !== "base" && (model.kind !== "alias" || model.note));
-    if (pairs.length) pairs.push({ id: "none", aliases: [], label: "the base alone" });
-    $("#versions").hidden = !pairs.length;
-    $("#versions .choices").replaceChildren(...pairs.map((model) => version(model, model === serving)));
+    await showVersions();
     grouped((await api.recent()).reverse());
   } catch (error) {
     if (error.status === 401) $("#access").open = true;

@@ -162,6 +162,24 @@ def test_what_is_wrong_with_a_version_is_said_where_it_is_chosen(
     page.close()
 
 
+def test_a_promotion_is_seen_without_loading_the_page_again(
+    browser: Any, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = browser.new_page()
+    page.clock.install()
+    page.goto(address)
+    page.wait_for_selector("#versions input")
+    page.check("#versions input[value='circle-rotate/1']")
+    page.focus("#prompt")
+    promoted = [model.model_copy(update={"serving": model.id == "circle-rotate/1"}) for model in MODELS]
+    monkeypatch.setattr("serving.catalog.Catalog.models", lambda _: promoted)
+    page.clock.run_for(31_000)
+    until(page, "document.querySelector('#serving').textContent === 'pocket-i2v with circle-rotate/1'")
+    checked = "[...document.querySelectorAll('#versions input:checked')].map(input => input.value).join()"
+    assert page.evaluate(checked) == "circle-rotate/2,circle-rotate/1"  # what was chosen stays
+    page.close()
+
+
 def test_the_page_knows_which_way_a_metric_improves() -> None:
     """It may not ask: this is what the metrics themselves say."""
     from musubi_ext.evaluation.metrics import METRICS, Better
