@@ -15,6 +15,7 @@ from starlette.requests import Request
 
 from musubi_ext.errors import UserError
 from serving import schemas
+from serving.examples import NOTIFICATION
 from serving.http_errors import HttpError
 from serving.openapi import ERRORS
 
@@ -27,7 +28,7 @@ Notify: TypeAlias = "Callable[[bytes, Mapping[str, str]], object]"  # raises Use
 
 def add_hook(app: FastAPI, notify: Notify | None) -> None:
     """Register the route; without `notify` (LiveAdapters.notify, where a secret is set) it says that it is off."""
-    shape = {"schema": {"type": "object"}}
+    shape = {"schema": {"type": "object"}, "example": NOTIFICATION}
     body = {"requestBody": {"required": True, "content": {"application/json": shape}}}
 
     @app.post(PATH, tags=["operations"], responses=ERRORS, openapi_extra=body)

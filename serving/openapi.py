@@ -7,6 +7,7 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
+from serving import examples
 from serving.config import ServiceConfig
 from serving.schemas import EXAMPLE_ID, ErrorBody
 
@@ -25,11 +26,6 @@ _MEANINGS = {
     503: "The queue is full or nothing is ready; see Retry-After.",
     504: "It took longer than a synchronous request may.",
 }
-_EXAMPLES = {
-    400: {"code": "invalid_request", "message": "size: 60x64 does not divide by 16 (the nearest that does is 64x64)",
-          "param": "size"},
-    404: {"code": "not_found", "message": "no such job", "param": None},
-}  # fmt: skip
 ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorBody, "description": text} for status, text in _MEANINGS.items() if status != 416
 }
@@ -65,11 +61,22 @@ def document(app: FastAPI, config: ServiceConfig) -> dict[str, Any]:
 
 
 def _complete(operation: dict[str, Any]) -> None:
-    """No 422, which we never answer; an example of each error and of each id."""
+    """No 422, which we never answer; an example of each answer, each error and each id."""
     operation["responses"].pop("422", None)
     for status, response in operation["responses"].items():
-        if (example := _EXAMPLES.get(int(status))) and "application/json" in response.get("content", {}):
-            response["content"]["application/json"]["example"] = {"error": example}
+        for kind, content in response.get("content", {}).items():
+            if (example := _example(int(status), kind, content)) is not None:
+                content["example"] = example
     for parameter in operation.get("parameters", []):
         if parameter["name"] == "video_id":
             parameter["example"] = EXAMPLE_ID
+
+
+def _example(status: int, kind: str, content: dict[str, Any]) -> Any:
+    if status == 416:
+        return None
+    if kind != "application/json":
+        return examples.TEXTS.get(kind)
+    if status >= 400:
+        return examples.ERRORS[status]
+    return examples.ANSWERS[content["schema"]["$ref"].rpartition("/")[2]]

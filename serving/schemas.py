@@ -96,7 +96,7 @@ class Deleted(Shape):
 class Model(Shape):
     """A base, a pair's version or an alias: `id` is what a request names as `pair` (or `model`, for a base)."""
 
-    id: str = Field(examples=["models:/circle-rotate@champion"])
+    id: str = Field(examples=["circle-rotate@champion"])
     object: Literal["model"] = "model"
     created: int = 0
     owned_by: str = "musubi-ext"
@@ -132,7 +132,7 @@ class State(Shape):
 _NUMBERS: dict[str, tuple[str, float, float, str, Any]] = {
     "width": ("integer", 16, 8192, "pixels, with height instead of size", 64),
     "height": ("integer", 16, 8192, "pixels, with width instead of size", 64),
-    "num_frames": ("integer", 1, 1001, "4n + 1; instead of seconds", 17),
+    "num_frames": ("integer", 1, 10_000, "4n + 1; instead of seconds", 17),
     "fps": ("number", 1, 120, "frames per second", 8),
     "seed": ("integer", 0, 2**63 - 1, "the same seed gives the same video", 7),
     "num_inference_steps": ("integer", 1, 1000, "denoising steps", 12),
@@ -149,7 +149,7 @@ _TEXTS: dict[str, tuple[str, Any]] = {
     "prompt": ("what is seen and how the camera moves", "camera circles right to left"),
     "negative_prompt": ("what should not be seen; needs a guidance above 1", ""),
     "model": ("the base that serves; any other is refused", "pocket-i2v"),
-    "pair": ("registered pair: NAME, NAME@ALIAS, NAME/VERSION; none for the base alone", "circle-rotate@champion"),
+    "pair": ("registered pair: NAME@ALIAS or NAME/VERSION; none for the base alone", "circle-rotate@champion"),
     "size": ("WxH, both divisible by 16", "64x64"),
     "seconds": ("length as text; the nearest 4n + 1 frames", "2.125"),
     "rank_by": ("the metric that best_of chooses by", "drift"),
@@ -207,4 +207,5 @@ def evaluate_body() -> dict[str, Any]:
         "caption": {"type": "string", "description": "what the video should show"},
     }
     schema = {"type": "object", "required": ["video"], "additionalProperties": False, "properties": properties}
-    return {"required": True, "content": {"multipart/form-data": {"schema": schema}}}
+    example = {"metrics": "subject_drift,temporal_flicker", "caption": "camera circles right to left"}
+    return {"required": True, "content": {"multipart/form-data": {"schema": schema, "example": example}}}

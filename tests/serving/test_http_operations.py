@@ -18,9 +18,11 @@ from test_uploads import ADDRESS
 from musubi_ext.registry.model import register_pair
 from musubi_ext.registry.store import connect
 from musubi_ext.video import write_mp4
+from serving import schemas
 from serving.adapters_live import LiveAdapters
 from serving.api import create_app
 from serving.config import ServiceConfig
+from serving.fields import NUMBERS
 from serving.metrics_prometheus import render
 
 
@@ -139,6 +141,39 @@ def test_the_documents_example_is_a_request_that_works(client: TestClient) -> No
     document = client.get("/openapi.json").json()
     example = document["paths"]["/v1/videos"]["post"]["requestBody"]["content"]["multipart/form-data"]["example"]
     assert submit(client, **example).status_code == 200
+
+
+def test_every_operation_has_its_examples_and_they_hold(client: TestClient) -> None:
+    """Every body has one, of its own schema; every number of a field has the range that is checked."""
+    document = client.get("/openapi.json").json()
+    for path, of in document["paths"].items():
+        for method, operation in of.items():
+            sent = operation.get("requestBody", {}).get("content", {}).items()
+            got = [
+                (status, *pair)
+                for status, one in operation["responses"].items()
+                for pair in one.get("content", {}).items()
+            ]
+            for kind, content in sent:
+                assert "example" in content, (method, path, kind)
+            for status, kind, content in got:
+                if kind.startswith(("video/", "image/")) or status == "416":
+                    continue
+                assert "example" in content, (method, path, status)
+                if kind == "application/json":
+                    getattr(schemas, content["schema"]["$ref"].rpartition("/")[2]).model_validate(content["example"])
+            assert {"400", "401", "403", "404", "413", "429", "503"} <= set(operation["responses"]) or path in (
+                "/livez",
+                "/readyz",
+            )
+    fields = document["paths"]["/v1/videos"]["post"]["requestBody"]["content"]["application/json"]["schema"][
+        "properties"
+    ]
+    for name, (kind_, low, high) in NUMBERS.items():
+        if name != "seconds":  # OpenAI's is a text
+            stated = fields[name]
+            assert (stated["minimum"], stated["maximum"]) == (low, high), name
+            assert stated["type"] == ("integer" if kind_ is int else "number"), name
 
 
 def evaluate(client: TestClient, data: bytes, **fields: str) -> Any:
