@@ -199,7 +199,7 @@ def test_keys_are_read_by_the_service() -> None:
 
 
 @pytest.mark.filterwarnings(
-    "ignore:The parameter --:UserWarning",  # bentoml names some options twice
+    "ignore:The parameter -:UserWarning",  # bentoml names some options twice
     "ignore:GitWildMatchPattern:DeprecationWarning",
 )
 def test_bentos_are_read_by_bentoml() -> None:
