@@ -7,12 +7,11 @@ exchanged for one that counts by route. The class is not public: where another B
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from typing import Any
 
 from bentoml._internal.server.http import instruments
-from starlette.routing import BaseRoute
+from starlette.routing import BaseRoute, Mount, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 OTHER = "other"  # all paths that no route has
@@ -24,8 +23,8 @@ class Endpoints:
     """A path → the route that it belongs to, among `routes` and BentoML's own."""
 
     def __init__(self, routes: Iterable[BaseRoute]) -> None:
-        found = [(route.path_regex, route.path) for route in routes if hasattr(route, "path_regex")]
-        self._routes: list[tuple[re.Pattern[str], str]] = [(pattern, path) for pattern, path in found if path]
+        known = [route for route in routes if isinstance(route, (Route, Mount))]
+        self._routes = [(route.path_regex, route.path) for route in known]
 
     def of(self, path: str) -> str:
         """`/v1/videos/{video_id}`, or `OTHER`."""

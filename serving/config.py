@@ -124,7 +124,7 @@ class Jobs(Table):
 
     workers: Count = 1  # processes, one GPU each
     retries: Annotated[int, Field(ge=0)] = 3  # faults of the machine in a row before a job fails
-    poll: Seconds = 0.5  # seconds between two looks into the queue; a job submitted here does not wait for one
+    poll: Seconds = 1.0  # seconds between two looks into the queue; a job submitted here does not wait for one
     lease: Seconds = 30.0  # seconds of silence after which a worker's jobs go to the others
     replica: Annotated[str, Field(pattern=r"^([A-Za-z0-9][A-Za-z0-9._-]{0,62})?$")] = ""  # "": by host and folder
 

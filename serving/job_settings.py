@@ -39,7 +39,7 @@ class JobSettings:
     key_active: int = 16  # jobs of one owner that wait or run at once
     key_per_minute: int = 60  # jobs of one owner accepted within a minute
     grace: float = 30.0  # SIGTERM: a running job may finish within it, then it is put back into the queue
-    poll: float = 0.5  # between two looks into the queue; a job submitted here, or next in line, does not wait for one
+    poll: float = 1.0  # between two looks into the queue; a job submitted here, or next in line, does not wait for one
     lease: float = 30.0  # a worker silent for this long is taken for dead, and its jobs go to the others
     webhook_hosts: tuple[str, ...] = ()  # empty = webhooks are off
     webhook_secret: str = ""

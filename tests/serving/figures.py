@@ -12,12 +12,14 @@ from pathlib import Path
 import pytest
 
 TABLES = Path(__file__).resolve().parents[2] / "benchmarks" / "tables.py"
+_NAMED = os.environ.get("MUSUBI_EXT_FIGURES")
+DOCUMENT = Path(_NAMED).resolve() if _NAMED else None  # now: tests change the working directory
 
 
 def tell(name: str, text: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Show `text`; `name` is that of the markers."""
     with capsys.disabled():
         print(f"\n{text}")
-    if document := os.environ.get("MUSUBI_EXT_FIGURES"):
+    if DOCUMENT is not None:
         tables = runpy.run_path(str(TABLES))
-        tables["insert"](Path(document), name, f"{tables['machine']()}.\n\n{text}")
+        tables["insert"](DOCUMENT, name, f"{tables['machine']()}.\n\n{text}")
