@@ -23,12 +23,13 @@ from PIL import Image
 from serving.process import ServiceProcess
 from serving.store import Database, jobs
 
-CONFIG: dict[str, Any] = {  # one thread, as the bare calls beside it
+CONFIG: dict[str, Any] = {  # one thread, and nothing but the video, as the bare calls beside it
     "pair": "",
     "threads": 1,
     "limits": {"queue": 1000},
     "keys": {"queued": 1000, "per_minute": 100_000},
     "evaluation": {"enabled": False},
+    "previews": {"every": 0},
 }
 SMALL = {"size": "32x32", "num_frames": 5, "num_inference_steps": 2}
 
@@ -107,7 +108,7 @@ def stage_seconds(row: Any, *names: str) -> float:
 
 
 def latency(plain: Asking, full: Asking, bare: Callable[[int], float], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each round: bare call, job, job with scores, what it spends on them, encode, and a repeat's saving."""
+    """Seconds of each round: bare call, job, job with scores and previews, these alone, encode, a repeat's saving."""
     found: dict[str, list[float]] = {}
     for number in range(1, rounds + 1):
         calls: dict[str, Callable[[], Any]] = {
@@ -124,6 +125,7 @@ def latency(plain: Asking, full: Asking, bare: Callable[[int], float], rounds: i
             "job": taken["job"][0],
             "full": taken["full"][0],
             "scores": stage_seconds(taken["full"][1], "evaluate"),
+            "previews": taken["full"][1].result["preview_seconds"],
             "encode": stage_seconds(row, "encode"),
             "saved": fresh - again,
         }

@@ -23,6 +23,7 @@ from serving.store import CANCELLED, COMPLETED, FAILED
 from serving.transitions import LostJobError, Transitions, error
 
 MACHINE = (OSError, MemoryError)  # faults of the machine: worth another attempt
+_FRESH = 0.05  # seconds that an answer of the database holds: short steps do not each ask, and each tell, anew
 _PAUSE = 0.5  # seconds; doubled with every fault in a row, and between two questions to a silent database
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -43,21 +44,29 @@ class Control:
         self.deadline = time.time() + run_within
         self.furthest = row.furthest
         self.why: str | None = None
+        self._asked_at, self._told = 0.0, ("", "")
 
     def stop(self, why: str) -> None:
         """Ask the engine to end at its next step."""
         self.why = self.why or why
 
     def on_step(self, progress: Any) -> None:
-        """Store where the job is. A database that does not answer costs a line of progress, never the job."""
+        """Store where the job is, every step of a long one, else at least every stage and preview.
+
+        A database that does not answer costs a line of progress, never the job.
+        """
+        news = progress.stage, getattr(progress, "preview", "")
+        if news == self._told and self._lately():
+            return
+        self._told = news
         values = {
             "stage": progress.stage,
             "step": progress.step,
             "steps": progress.steps,
             "progress": round(100 * progress.fraction),
         }
-        if preview := getattr(progress, "preview", ""):
-            values["files"] = {"preview": preview}
+        if news[1]:
+            values["files"] = {"preview": news[1]}
         entered = progress.candidate * len(STAGES) + STAGES.index(progress.stage)
         if entered > self.furthest:  # a stage was finished: what interrupts from here on is counted anew
             values |= {"furthest": entered, "faults": 0}
@@ -68,7 +77,7 @@ class Control:
         """Whether the engine is to stop now."""
         if self.why is None and time.time() > self.deadline:
             self.stop("timeout")
-        if self.why is None:
+        if self.why is None and not self._lately():
             self._ask(lambda: self.transitions.to_be_cancelled(self.job_id, self.attempt))
         return self.why is not None
 
@@ -78,6 +87,9 @@ class Control:
         while time.time() < until and not self.cancelled():
             time.sleep(0.1)
 
+    def _lately(self) -> bool:
+        return time.monotonic() < self._asked_at + _FRESH
+
     def _ask(self, question: Callable[[], bool]) -> None:
         try:
             if question():
@@ -86,6 +98,7 @@ class Control:
             self.stop("lost")
         except sa.exc.OperationalError as trouble:
             _log.warning("%s: the database does not answer: %s", self.job_id, type(trouble).__name__)
+        self._asked_at = time.monotonic()
 
 
 class Runner:
