@@ -128,7 +128,9 @@ def test_bentomls_own_routes_stand_beside_ours_behind_the_same_guard(service: Se
         assert "bentoml_service_request_total" in metrics
         assert 'musubi_ext_workers{ready="true"} 1' in metrics
         assert http.get("/livez").status_code == http.get("/readyz").status_code == 200
-        assert http.post("/stats", json={}).json()["workers"]
+        stats = http.post("/stats", json={}).json()
+        assert stats["workers"]
+        assert stats["online"]["mlflow"] == {"noted": 0, "dropped": 0, "unsent": 0}
         for path in ("/metrics", "/stats", "/docs.json", "/v1/videos", "/static_content/x"):
             assert http.get(path, headers={"Host": "evil.example"}).status_code == 403
         pickled = {"content-type": "application/vnd.bentoml+pickle"}  # CVE-2025-27520, CVE-2024-2912
