@@ -72,7 +72,7 @@ class Jobs:
         self.recovery = Recovery(self.database, self.durable, self.transitions, self.settings)
         self.retention = Retention(self.database, self.durable, self.settings)
         self.queue = QueueState(self.database, self.recovery, self.settings)
-        self.supervisor = Supervisor(self.settings)
+        self.supervisor = Supervisor(self.settings, lambda name: self.recovery.beat(name, ready=False))
         self.keys = Keys(self.database)
         self._closing = threading.Event()
         self._housekeeping: Housekeeping | None = None

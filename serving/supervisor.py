@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,8 @@ _log = logging.getLogger(__name__)
 class Worker:
     """One worker process and its successors."""
 
-    def __init__(self, settings: JobSettings, number: int) -> None:
-        self.settings, self.number = settings, number
+    def __init__(self, settings: JobSettings, number: int, died: Callable[[str], object]) -> None:
+        self.settings, self.number, self.died = settings, number, died
         self.process: subprocess.Popen[bytes] | None = None
         self.mistake: str | None = None  # why it cannot be started at all
         self.starts = 0
@@ -65,6 +66,7 @@ class Worker:
             self._pause = min(max(0.5, 2 * self._pause), LONGEST_PAUSE) if short else 0.0
             self._not_before = now + self._pause
             self._close()
+            self.died(self.settings.executor(self.number))
         if now >= self._not_before:
             self.prepare()
             if self.process is not None:
@@ -141,11 +143,11 @@ class Worker:
 
 
 class Supervisor:
-    """All workers of this replica. `check` is called now and then, by one thread."""
+    """All workers of this replica. `check` is called now and then, by one thread; `died` is told who ended."""
 
-    def __init__(self, settings: JobSettings) -> None:
+    def __init__(self, settings: JobSettings, died: Callable[[str], object]) -> None:
         self.settings = settings
-        self.workers = [Worker(settings, number) for number in range(settings.workers)]
+        self.workers = [Worker(settings, number, died) for number in range(settings.workers)]
         self._lock = threading.Lock()
         self._stopped = False
 

@@ -77,7 +77,9 @@ def test_a_killed_worker_is_replaced_and_its_job_goes_on_where_it_was(tmp_path: 
         job = jobs.submit(request("steps=20 seconds=0.1"), "a")
         until(lambda: jobs.get(job.id, "a").stage == "low")
         (first,) = jobs.supervisor.pids()
+        assert jobs.ready
         os.kill(first, signal.SIGKILL)
+        until(lambda: not jobs.ready, 2)  # though its successor has yet to load, and to say anything
         done = ended(jobs, job)
         assert (done.state, done.attempt) == ("completed", 2)
         check_whole(tmp_path, jobs, [done])

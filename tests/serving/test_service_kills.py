@@ -97,6 +97,13 @@ def stages_on_disk(service: Tree) -> dict[tuple[str, int, str], float]:
     return found
 
 
+def working(service: Tree, since: float) -> bool:
+    """Whether a job has made progress since then; one that waits for its worker's successor has not."""
+    return any(
+        row.values["state"] == "in_progress" and row.values["updated_at"] > since for row in rows(service).values()
+    )
+
+
 def kill(service: Tree, role: str, rng: random.Random) -> None:
     """Kill at a moment nobody chose; a parent is started again, the others come back by themselves."""
     until(lambda: role in service.pids())
@@ -115,12 +122,14 @@ def test_kills_of_parent_http_worker_and_engine(service: Tree, capsys: pytest.Ca
     client.start()
     client.more.release(KILLS)
     finished: list[dict[tuple[str, int, str], float]] = []
+    killed_at = 0.0
     for number, role in enumerate(roles):
         client.more.release()
         if number % 4:  # three in four while a job runs, the others also while the service is only just starting
             until(service.ready)
-            until(lambda: any(service.jobs_folder.glob("*/stages/*.safetensors")), 30)
+            until(lambda: working(service, killed_at), 60, 0.1)  # noqa: B023  called at once
         kill(service, role, rng)
+        killed_at = time.time()
         finished.append(stages_on_disk(service))
     client.join(240)
     assert not client.is_alive()
