@@ -8,6 +8,8 @@
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
 TORCH_PIP_ARGS ?=
+# Processes that share the tests, a file at a time; each computes on one thread.
+JOBS ?= 2
 
 BIN := .venv/bin
 READY := .venv/.installed
@@ -25,7 +27,7 @@ reproduce: $(READY)
 	$(BIN)/python benchmarks/reproduce.py --out runs/reproduce --figures docs/figures --markdown docs/RESULTS.md
 
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 # Without checkouts these tests skip, and say so.
 test-host: $(HOST_READY)
