@@ -75,6 +75,7 @@ app = create_app(
     workers=1,  # of HTTP; the GPUs' workers are processes of serving.supervisor
     http={"host": config.bind.host, "port": config.bind.port},
     traffic={"timeout": LONGEST},
+    logging={"access": {"request_content_type": False}},  # it would decode it, and lose the answer where it is no text
 )
 class VideoService:
     """Starts the jobs, and ends them in order."""

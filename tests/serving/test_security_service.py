@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import http.client
+import json
 import os
 import pickle
 import re
@@ -180,6 +181,18 @@ def test_requests_that_no_parser_agrees_on(service: ServiceProcess, token: str) 
         connection.close()
         assert not answer.startswith(b"HTTP/1.1 2"), more
         assert b'"object":"list"' not in answer
+
+
+def test_a_header_that_is_no_text_is_answered_like_any_other(service: ServiceProcess, token: str) -> None:
+    """CWE-248: BentoML's access log would decode the content type, fail, and cut the answer off."""
+    for headers in ({"Content-Type": b"\xff"}, {"Content-Type": b"\xff", **bearer(token)}, {"X-Any": b"\xff\xfe"}):
+        connection = http.client.HTTPConnection("127.0.0.1", service.port, timeout=10)
+        connection.request("POST", "/v1/videos", b"x", headers)  # type: ignore[arg-type]
+        answer = connection.getresponse()
+        assert answer.status in (401, 415)
+        assert set(json.loads(answer.read())["error"]) == {"code", "message", "param"}
+        connection.close()
+    assert "Exception in ASGI application" not in service.log()
 
 
 def test_a_key_is_shown_once_and_revoked_at_once(service: ServiceProcess, token: str) -> None:
