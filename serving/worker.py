@@ -1,10 +1,9 @@
 """The process that owns one GPU: `python -m serving.worker`, started and watched by serving.supervisor.
 
 Its argument is the engine's module and class, which it loads at once; then it reads one line of JSON from its standard
-input: JobSettings, and its number. It ends when that input closes, since
-then its parent is gone; on SIGTERM, after the grace period; and by itself on nothing else. Two workers of one name
-exclude each other by a lock that ends with the process: one that is killed has let go of the GPU before its successor
-loads.
+input: JobSettings, and its number. It ends when that input closes, since then its parent is gone; on SIGTERM, after the
+grace period; and by itself on nothing else. Two workers of one name exclude each other by a lock that ends with the
+process: one that is killed has let go of the GPU before its successor loads.
 """
 
 from __future__ import annotations
