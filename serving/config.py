@@ -140,6 +140,18 @@ class Webhooks(Table):
         return self
 
 
+class Experts(Table):
+    """Experts in place of the base's own, as single files under Wan's names: Fun-Inpaint's, or merged ones."""
+
+    high: str = ""  # both, or neither
+    low: str = ""
+
+    @property
+    def files(self) -> tuple[Path, Path] | None:
+        """High, low; None for the base's own."""
+        return (Path(self.high), Path(self.low)) if self.high else None
+
+
 class ServiceConfig(Table):
     """Everything the service is told. Paths are relative to the working directory; `load` is the way to make one."""
 
@@ -153,6 +165,7 @@ class ServiceConfig(Table):
     database: str = ""  # postgresql://… for several replicas; "": a SQLite file in `folder`
     bind: Bind = Bind()
     limits: Limits = Limits()
+    experts: Experts = Experts()
     levers: Levers = Levers()
     cache: Cache = Cache()
     adapters: Adapters = Adapters()
@@ -231,6 +244,10 @@ def _check_together(config: ServiceConfig, where: str, problems: Problems) -> No
     """What depends on several tables."""
     if config.levers.needs_cuda and config.device == "cpu":
         problems.add(f"{where}: levers", f"{config.levers.needs_cuda} needs a GPU", 'set device = "cuda"')
+    if config.experts.files and config.levers.quantization != "none":
+        problems.add(
+            f"{where}: levers.quantization", "is for the base's own experts", "leave out quantization or experts"
+        )
     if config.keys.required is False and not config.bind.loopback:
         problems.add(
             f"{where}: keys.required",

@@ -20,6 +20,19 @@ def _base(values: dict[str, Any], where: str, problems: Problems) -> None:
         problems.add(f"{where}: base", f"{base} {found}", f"{POCKET}, or a local Wan2.2 pipeline folder of diffusers")
 
 
+def _experts(values: dict[str, Any], where: str, problems: Problems) -> None:
+    found = values.get("experts")
+    table = found if isinstance(found, dict) else {}
+    files = {name: str(table[name]) for name in ("high", "low") if table.get(name)}
+    if len(files) == 1:
+        problems.add(f"{where}: experts", f"only {next(iter(files))} is given", "give both, or neither")
+    for name, file in files.items():
+        if not file.endswith(".safetensors") or not Path(file).is_file():
+            problems.add(
+                f"{where}: experts.{name}", f"{file} is no .safetensors file", "one expert under Wan's own names"
+            )
+
+
 def _pair(values: dict[str, Any], where: str, problems: Problems) -> None:
     pair = values.get("pair")
     if not isinstance(pair, str) or not pair:
@@ -46,4 +59,4 @@ def _secrets(values: dict[str, Any], where: str, problems: Problems) -> None:
             problems.add(f"{where}: {table}.{key}", f"the environment variable {name} is not set", "set it")
 
 
-CHECKS = (_base, _pair, _database, _secrets)  # (values, where, problems): each adds what it finds wrong
+CHECKS = (_base, _experts, _pair, _database, _secrets)  # (values, where, problems): each adds what it finds wrong

@@ -91,7 +91,7 @@ class Engine:
         if config.threads:
             torch.set_num_threads(config.threads)
         dtype = None if config.dtype == "auto" else getattr(torch, config.dtype)
-        self.pipeline = levers.load(config.base, dtype, config.device, config.levers)
+        self.pipeline = levers.load(config.base, dtype, config.device, config.levers, config.experts.files)
         self.cache = ContentCache(config.cache.bytes)
         self._slot = PairSlot(self.pipeline)
         self._lock = threading.Lock()
@@ -168,6 +168,7 @@ class Engine:
             "diffusers": installed("diffusers"),
             "torch": torch.__version__,
             "base": Path(self.config.base).name,
+            "experts": [file.name for file in self.config.experts.files or ()],
             "device": self.config.device,
             "dtype": str(self.pipeline.transformer.dtype).removeprefix("torch."),
             "levers": {name: value for name, value in chosen.items() if value != plain[name]},

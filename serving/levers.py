@@ -107,13 +107,18 @@ class Levers(BaseModel):
         return problems
 
 
-def load(base: str, dtype: Any, device: str, levers: Levers) -> WanImageToVideoPipeline:
-    """The pipeline with these levers in place, without a pair. Raises UserError for what cannot be used."""
+def load(
+    base: str, dtype: Any, device: str, levers: Levers, experts: tuple[Path, Path] | None = None
+) -> WanImageToVideoPipeline:
+    """The pipeline with these levers in place, without a pair; `experts`: files of its own (high, low).
+
+    Raises UserError for what cannot be used.
+    """
     from musubi_ext.generation.pipeline import choose_device, load_pipeline
 
     if levers.quantization == "none":
         # group offload moves the weights itself: they must not all be on the GPU first
-        pipeline = load_pipeline(base, dtype, "cpu" if levers.group_offload != "none" else device)
+        pipeline = load_pipeline(base, dtype, "cpu" if levers.group_offload != "none" else device, experts)
     else:
         pipeline = _load_quantized(base, dtype, device, levers.quantization)
     apply(pipeline, levers, choose_device(device))

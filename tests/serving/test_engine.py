@@ -9,10 +9,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from musubi_ext.adapters.pair import AdapterPair
 from musubi_ext.errors import UserError
+from musubi_ext.pocket.upstream import export_experts
+from musubi_ext.schedule.experts import Expert
 from musubi_ext.storage import sha256
 from musubi_ext.video import read_comment, read_video
 from serving.adapters_live import BASE, VersionRef
@@ -66,6 +69,26 @@ def test_same_request_gives_the_same_bytes_and_a_finished_one_is_not_repeated(
     assert (seen, back) == ([], first)
     other = run(tiny_engine, make_job(seed=8), tmp_path / "a")  # another job in the same folder
     assert sha256(other.video) != sha256(again.video)
+
+
+def test_experts_of_their_own_files_take_the_place_of_the_bases(
+    tiny_engine: Engine,
+    tiny_config: Callable[..., ServiceConfig],
+    tiny_pipeline: Path,
+    make_job: Callable[..., JobRequest],
+    tmp_path: Path,
+) -> None:
+    files = export_experts(tiny_pipeline, tmp_path)
+    high, low = str(files[Expert.HIGH]), str(files[Expert.LOW])
+    theirs = run(tiny_engine, make_job(), tmp_path / "base")
+    same = run(Engine(tiny_config(experts={"high": high, "low": low})), make_job(), tmp_path / "same")
+    other = run(Engine(tiny_config(experts={"high": low, "low": high})), make_job(), tmp_path / "other")
+    frames = {
+        folder: read_video(done.video)[0] for folder, done in (("base", theirs), ("same", same), ("other", other))
+    }
+    assert np.array_equal(frames["same"], frames["base"])
+    assert not np.array_equal(frames["other"], frames["base"])
+    assert same.versions["experts"] == ["high.safetensors", "low.safetensors"]
 
 
 _RESUME = """

@@ -87,6 +87,17 @@ def test_gpu_levers_need_a_gpu(tmp_path: Path) -> None:
     assert ServiceConfig.of({"device": "cuda", "levers": {"group_offload": "leaf"}}).levers.offload_stream
 
 
+def test_experts_come_in_two(tmp_path: Path) -> None:
+    (tmp_path / "high.safetensors").touch()
+    high = str(tmp_path / "high.safetensors")
+    with pytest.raises(UserError, match="experts: only high is given"):
+        ServiceConfig.of({"experts": {"high": high}})
+    with pytest.raises(UserError, match=r"experts\.low: .*low\.ckpt is no \.safetensors file"):
+        ServiceConfig.of({"experts": {"high": high, "low": str(tmp_path / "low.ckpt")}})
+    assert ServiceConfig.of({"experts": {"high": high, "low": high}}).experts.files == (Path(high), Path(high))
+    assert ServiceConfig.of({}).experts.files is None
+
+
 def test_the_queue_is_told_what_stands_in_the_file(tmp_path: Path) -> None:
     (found,) = problems(tmp_path, '[jobs]\nreplica = "a/b"')
     assert found.startswith("jobs.replica: ")
