@@ -20,8 +20,8 @@ import numpy as np
 import sqlalchemy as sa
 from PIL import Image
 
-from serving.process import ServiceProcess
-from serving.store import Database, jobs
+from serving.queue.process import ServiceProcess
+from serving.queue.store import Database, jobs
 
 CONFIG: dict[str, Any] = {  # one thread, and nothing but the video, as the bare calls beside it
     "pair": "",

@@ -34,7 +34,7 @@ from musubi_ext.generation.pipeline import POCKET
 from musubi_ext.registry.model import register_pair
 from musubi_ext.registry.store import connect
 from musubi_ext.storage import write_json
-from serving.request import JobRequest
+from serving.making.request import JobRequest
 
 NAME = "benchmark"
 

@@ -34,9 +34,9 @@ from musubi_ext.storage import write_json
 from serving.adapters_live import BASE
 from serving.config import ServiceConfig
 from serving.engine import Engine, Finished
-from serving.pair_slot import PairSlot
-from serving.request import JobRequest
-from serving.stages import StageStore
+from serving.making.pair_slot import PairSlot
+from serving.making.request import JobRequest
+from serving.making.stages import StageStore
 
 LATENCY, EXTRA, SWAP = 1.05, 0.030, 0.100  # the goals: factor, seconds, seconds
 

@@ -25,12 +25,12 @@ from typing import TYPE_CHECKING, Any
 
 from musubi_ext.errors import UserError
 from serving.config import ServiceConfig
-from serving.registered import Registered
-from serving.version_ref import BASE, RegistryDownError, VersionRef, folder_pair, folder_version
+from serving.versions.registered import Registered
+from serving.versions.version_ref import BASE, RegistryDownError, VersionRef, folder_pair, folder_version
 
 if TYPE_CHECKING:
     from musubi_ext.adapters.pair import AdapterPair
-    from serving.promises import Promise
+    from serving.versions.promises import Promise
 
 __all__ = ["BASE", "LiveAdapters", "RegistryDownError", "VersionRef"]
 _JITTER = 0.2  # of the interval, either way: a hundred replicas do not ask in step
@@ -134,7 +134,7 @@ class LiveAdapters:
         return defaults(self.config.base, self.load(version)) | self.config.levers.defaults
 
     def promised(self, version: VersionRef) -> dict[str, Promise]:
-        """Metric → what the version was promoted with, or registered with: what serving.drift compares with.
+        """Metric → what the version was promoted with, or registered with: what serving.versions.drift compares with.
 
         Empty for the base, a folder, and a version without an evaluation. Raises as `resolve` does, and UserError for
         evidence that is not what was judged.

@@ -18,21 +18,21 @@ from starlette.responses import FileResponse, PlainTextResponse
 from starlette.staticfiles import StaticFiles
 
 from musubi_ext import __version__
-from serving import schemas
-from serving.access import Access, allowed
-from serving.body_limit import BodyLimit
-from serving.catalog import Catalog, Watches
 from serving.config import ServiceConfig
-from serving.evaluate_upload import Evaluator
-from serving.hook_route import Notify, add_hook
-from serving.http_errors import HttpError, install
-from serving.metrics_prometheus import CONTENT_TYPE, render, watched
-from serving.openapi import ERRORS, document
-from serving.settle import Resolves, Settle
-from serving.store import JobRecord
-from serving.uploads import read_sent
-from serving.video_routes import JobsPort, VideoRoutes
-from serving.view import score
+from serving.http import schemas
+from serving.http.access import Access, allowed
+from serving.http.body_limit import BodyLimit
+from serving.http.catalog import Catalog, Watches
+from serving.http.evaluate_upload import Evaluator
+from serving.http.hook_route import Notify, add_hook
+from serving.http.http_errors import HttpError, install
+from serving.http.metrics_prometheus import CONTENT_TYPE, render, watched
+from serving.http.openapi import ERRORS, document
+from serving.http.settle import Resolves, Settle
+from serving.http.uploads import read_sent
+from serving.http.video_routes import JobsPort, VideoRoutes
+from serving.http.view import score
+from serving.queue.store import JobRecord
 
 UI = Path(__file__).with_name("ui")
 

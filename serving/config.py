@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from musubi_ext.errors import Problems, UserError
 from serving.config_checks import CHECKS, POCKET
-from serving.levers import Levers
+from serving.making.levers import Levers
 
 CHAMPION = "models:/circle-rotate@champion"
 
@@ -86,7 +86,7 @@ class Evaluation(Table):
     """What is measured of every video; learned metrics only where `weights` names their folder."""
 
     enabled: bool = True
-    metrics: tuple[str, ...] = ()  # (): those of serving.measures.CHEAP, and LEARNED with weights
+    metrics: tuple[str, ...] = ()  # (): those of serving.making.measures.CHEAP, and LEARNED with weights
     profile: Literal["exact", "fast"] = "exact"  # of the optical flow
     weights: str = ""  # folder of CLIP, DINO and LPIPS weights; "": learned metrics are not asked for
     threads: Annotated[int, Field(ge=0)] = 0  # 0: every core

@@ -29,16 +29,16 @@ from musubi_ext.generation.request import GenerationRequest
 from musubi_ext.ranking import ranking
 from musubi_ext.storage import write_json
 from musubi_ext.video import write_mp4
-from serving import levers, previews
 from serving.adapters_live import LiveAdapters
 from serving.config import ServiceConfig
-from serving.content_cache import ContentCache, content_key
-from serving.measures import Results, measure
-from serving.pair_slot import PairSlot
-from serving.request import JobRequest, check_cost
-from serving.stages import Meter, StageRecord, StageStore
-from serving.version_ref import VersionRef
-from serving.work import JobCancelledError, Progress, Work
+from serving.making import levers, previews
+from serving.making.content_cache import ContentCache, content_key
+from serving.making.measures import Results, measure
+from serving.making.pair_slot import PairSlot
+from serving.making.request import JobRequest, check_cost
+from serving.making.stages import Meter, StageRecord, StageStore
+from serving.making.work import JobCancelledError, Progress, Work
+from serving.versions.version_ref import VersionRef
 
 __all__ = ["Engine", "Finished", "JobCancelledError", "Progress"]
 

@@ -5,7 +5,7 @@
     for event in jobs.events(record.id, "team-a"): …             # until it has ended
     jobs.close()                                                 # drains, or puts back into the queue
 
-The engine runs in worker processes (serving.worker); this side needs no torch.
+The engine runs in worker processes (serving.queue.worker); this side needs no torch.
 """
 
 from __future__ import annotations
@@ -25,24 +25,24 @@ from typing import TYPE_CHECKING, Any, Literal
 import sqlalchemy as sa
 
 from musubi_ext.errors import UserError
-from serving.housekeeping import Chore, Housekeeping
-from serving.job_errors import ConflictError, JobError, NotFoundError, QueueFullError, QuotaError
-from serving.job_settings import JobSettings
 from serving.keys import LOCAL, Key, Keys
-from serving.queue_state import QueueState
-from serving.recovery import Recovery
-from serving.retention import Retention
-from serving.store import ACTIVE, CANCELLED, COMPLETED, JOB_ID, QUEUED, Database, JobRecord, accepted, note
-from serving.store import jobs as table
-from serving.supervisor import Supervisor
-from serving.transitions import Transitions
-from serving.webhooks import Webhooks
-from serving.workflow import Durable
+from serving.queue.housekeeping import Chore, Housekeeping
+from serving.queue.job_errors import ConflictError, JobError, NotFoundError, QueueFullError, QuotaError
+from serving.queue.job_settings import JobSettings
+from serving.queue.queue_state import QueueState
+from serving.queue.recovery import Recovery
+from serving.queue.retention import Retention
+from serving.queue.store import ACTIVE, CANCELLED, COMPLETED, JOB_ID, QUEUED, Database, JobRecord, accepted, note
+from serving.queue.store import jobs as table
+from serving.queue.supervisor import Supervisor
+from serving.queue.transitions import Transitions
+from serving.queue.webhooks import Webhooks
+from serving.queue.workflow import Durable
 
 if TYPE_CHECKING:
     from serving.adapters_live import VersionRef
     from serving.config import ServiceConfig
-    from serving.request import JobRequest
+    from serving.making.request import JobRequest
 
 __all__ = ["ConflictError", "Event", "JobError", "Jobs", "NotFoundError", "QueueFullError", "QuotaError"]
 PRIORITIES = (-100, 100)
@@ -86,8 +86,8 @@ class Jobs:
         self.durable.migrate(self.settings.url, self.settings.poll)
         self.database.migrate()
         chores: builtins.list[Chore] = [
-            (1.0, self._expire),
-            (1.0, self.retention.purge_deleted),
+            (2.0, self._expire),
+            (2.0, self.retention.purge_deleted),
             (self.settings.lease / 3, self.recovery.take_over),
             (30.0, lambda: self.supervisor.kill(self.recovery.overdue(self.supervisor.executors))),
             (30.0, self.recovery.settle_strays),
@@ -95,7 +95,7 @@ class Jobs:
         ]
         if workers:
             self.supervisor.check()
-            chores.insert(0, (0.25, self.supervisor.check))
+            chores.insert(0, (0.5, self.supervisor.check))
         self._housekeeping = Housekeeping(chores)
 
     def close(self) -> None:

@@ -26,7 +26,7 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 
 from musubi_ext.errors import Problems, UserError
-from serving.store import Database, api_keys
+from serving.queue.store import Database, api_keys
 
 SCOPES = ("videos:read", "videos:write", "models:read", "evaluate", "metrics:read")
 OWNER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -178,7 +178,7 @@ def _run(asked: argparse.Namespace) -> str:
     from pathlib import Path
 
     from serving.config import ServiceConfig
-    from serving.job_settings import JobSettings
+    from serving.queue.job_settings import JobSettings
 
     settings = JobSettings.of(ServiceConfig.load(asked.config))
     Path(settings.folder).mkdir(parents=True, exist_ok=True)

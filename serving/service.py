@@ -21,11 +21,11 @@ import bentoml
 from musubi_ext.errors import UserError
 from serving.adapters_live import LiveAdapters, RegistryDownError
 from serving.api import create_app, middleware
-from serving.bounded_metrics import count_by_route
 from serving.config import ServiceConfig
+from serving.http.bounded_metrics import count_by_route
+from serving.http.metrics_prometheus import recent_jobs, render, watched
 from serving.jobs import Jobs
-from serving.metrics_prometheus import recent_jobs, render, watched
-from serving.online import Online
+from serving.versions.online import Online
 
 CONFIG = "MUSUBI_EXT_SERVICE_CONFIG"
 LONGEST = 86_400.0  # seconds BentoML lets an answer begin in; our own limits are below it
@@ -72,7 +72,7 @@ app = create_app(
 
 @bentoml.service(
     name="musubi-ext-video",
-    workers=1,  # of HTTP; the GPUs' workers are processes of serving.supervisor
+    workers=1,  # of HTTP; the GPUs' workers are processes of serving.queue.supervisor
     http={"host": config.bind.host, "port": config.bind.port},
     traffic={"timeout": LONGEST},
     logging={"access": {"request_content_type": False}},  # it would decode it, and lose the answer where it is no text

@@ -90,9 +90,7 @@ class Sender:
     def away(self, reason: str) -> None:
         """The store did not answer just now: it is left alone for a while."""
         if self.reason is None:
-            _log.warning(
-                "MLflow does not answer (%s). Training goes on; events are kept in %s.", reason, self._spool.path
-            )
+            _log.warning("MLflow does not answer (%s). Work goes on; events are kept in %s.", reason, self._spool.path)
         self.reason = reason
         self._retry_at = time.monotonic() + self._pause * 2 ** min(self._failures, 2)
         self._failures += 1

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from musubi_ext.adapters.pair import AdapterPair
     from serving.config import ServiceConfig
     from serving.engine import Engine
-    from serving.request import JobRequest
+    from serving.making.request import JobRequest
 
 SMALL = {
     "size": (32, 32), "num_frames": 5, "num_inference_steps": 4, "fps": 8.0, "seed": 7, "guidance_scale": 1.0,
@@ -67,7 +67,7 @@ def make_pair(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Adapter
 @pytest.fixture
 def make_job() -> Callable[..., JobRequest]:
     """A small request: 5 frames of 32×32 in 4 steps, unless fields say otherwise; `last` adds a last frame."""
-    from serving.request import JobRequest
+    from serving.making.request import JobRequest
 
     def make(first: int = 1, last: int | None = None, **fields: Any) -> JobRequest:
         pictures = {"first_frame": picture(first), "last_frame": None if last is None else picture(last)}

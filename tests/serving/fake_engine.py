@@ -15,7 +15,7 @@ from typing import Any
 
 from musubi_ext.errors import UserError
 from musubi_ext.storage import write_text
-from serving.stages import STAGES
+from serving.making.stages import STAGES
 
 
 @dataclass(frozen=True)

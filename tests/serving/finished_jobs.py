@@ -9,10 +9,10 @@ from typing import Any
 
 import sqlalchemy as sa
 
-import serving.online_store  # noqa: F401  its tables
-from serving.job_settings import JobSettings
-from serving.store import COMPLETED, Database, jobs
-from serving.version_ref import VersionRef
+import serving.versions.online_store  # noqa: F401  its tables
+from serving.queue.job_settings import JobSettings
+from serving.queue.store import COMPLETED, Database, jobs
+from serving.versions.version_ref import VersionRef
 
 _NUMBERS = count(1)
 

@@ -21,9 +21,9 @@ from musubi_ext.errors import UserError
 from musubi_ext.generation.presets import preset
 from musubi_ext.video import write_mp4
 from serving.adapters_live import BASE, VersionRef
-from serving.job_errors import ConflictError, JobError, NotFoundError, QueueFullError
 from serving.keys import LOCAL, Key, UnknownKeyError
-from serving.store import CANCELLED, COMPLETED, FAILED, IN_PROGRESS, QUEUED, JobRecord
+from serving.queue.job_errors import ConflictError, JobError, NotFoundError, QueueFullError
+from serving.queue.store import CANCELLED, COMPLETED, FAILED, IN_PROGRESS, QUEUED, JobRecord
 
 RESULT = {
     "value": 2.5, "unit": "px", "unavailable": None,

@@ -6,8 +6,8 @@ import signal
 import sys
 import threading
 
-from serving.job_settings import JobSettings
 from serving.jobs import Jobs
+from serving.queue.job_settings import JobSettings
 
 if __name__ == "__main__":
     stop = threading.Event()

@@ -18,8 +18,8 @@ import sqlalchemy as sa
 from PIL import Image
 
 from musubi_ext.video import read_comment, read_video
-from serving.process import ServiceProcess
-from serving.store import Database, jobs, transitions
+from serving.queue.process import ServiceProcess
+from serving.queue.store import Database, jobs, transitions
 
 ENDS = ("completed", "failed", "cancelled")
 PARENT, HTTP, WORKER = "parent", "http", "worker"  # bentoml's, its HTTP worker, the process that has the engine
@@ -79,7 +79,7 @@ class Tree(ServiceProcess):
         for child in children(self.process.pid):
             if "_bentoml_impl.worker.service" in words(child):
                 found[HTTP] = child
-                engines = [pid for pid in children(child) if "serving.worker" in words(pid)]
+                engines = [pid for pid in children(child) if "serving.queue.worker" in words(pid)]
                 if engines:
                     found[WORKER] = engines[0]
         return found

@@ -16,10 +16,10 @@ from typing import Any
 import sqlalchemy as sa
 from PIL import Image
 
-from serving.job_settings import JobSettings
 from serving.jobs import Jobs
-from serving.request import JobRequest
-from serving.store import JobRecord, transitions
+from serving.making.request import JobRequest
+from serving.queue.job_settings import JobSettings
+from serving.queue.store import JobRecord, transitions
 
 HERE = Path(__file__).parent
 STARTED: list[subprocess.Popen[str]] = []  # every service in a process of its own

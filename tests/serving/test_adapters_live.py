@@ -17,9 +17,9 @@ from musubi_ext.storage import sha256
 from serving.adapters_live import BASE, LiveAdapters, RegistryDownError, VersionRef
 from serving.config import ServiceConfig
 from serving.engine import Engine
-from serving.promises import Promise
-from serving.request import JobRequest
-from serving.stages import StageStore
+from serving.making.request import JobRequest
+from serving.making.stages import StageStore
+from serving.versions.promises import Promise
 
 NAME = "orbit-pair"
 

@@ -8,7 +8,7 @@ pytest.importorskip("bentoml", reason="bentoml is not installed")
 from fastapi import FastAPI
 from starlette.staticfiles import StaticFiles
 
-from serving.bounded_metrics import OTHER, Endpoints
+from serving.http.bounded_metrics import OTHER, Endpoints
 
 
 @pytest.fixture

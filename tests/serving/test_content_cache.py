@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from serving.content_cache import ContentCache, content_key
+from serving.making.content_cache import ContentCache, content_key
 
 
 def made(count: int) -> dict[str, Tensor]:

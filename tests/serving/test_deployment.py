@@ -17,7 +17,7 @@ from test_deploy_examples import configured, one, routes_of
 from test_security_service import family
 from test_uploads import png
 
-from serving.process import ServiceProcess
+from serving.queue.process import ServiceProcess
 
 yaml = pytest.importorskip("yaml", reason="PyYAML is not installed")
 ROOT = Path(__file__).resolve().parents[2]
@@ -114,7 +114,7 @@ def test_the_bento_serves_alone(home: Path, bento: Path, tmp_path: Path) -> None
         service.process = subprocess.Popen(words, cwd=tmp_path, env=environment, stdout=log, stderr=log)
     try:
         service.wait_until_ready()
-        (worker,) = (pid for pid in family(service.process.pid) if b"serving.worker" in command(pid))
+        (worker,) = (pid for pid in family(service.process.pid) if b"serving.queue.worker" in command(pid))
         assert os.readlink(f"/proc/{worker}/cwd") == str(bento / "src")
         assert f"PYTHONPATH={bento / 'src'}\0" in Path(f"/proc/{worker}/environ").read_text() + "\0"
         small = {"prompt": "a car", "num_frames": "5", "num_inference_steps": "1"}

@@ -28,10 +28,10 @@ from musubi_ext.storage import write_json
 from serving.adapters_live import LiveAdapters
 from serving.api import create_app
 from serving.config import ServiceConfig
-from serving.drift import DriftAlarm
-from serving.online import Online
-from serving.promises import Promise
-from serving.version_ref import RegistryDownError, VersionRef
+from serving.versions.drift import DriftAlarm
+from serving.versions.online import Online
+from serving.versions.promises import Promise
+from serving.versions.version_ref import RegistryDownError, VersionRef
 
 NAME = "orbit-pair"
 GATE = Path(__file__).resolve().parents[2] / "mlflow_projects" / "gate.toml"
@@ -106,7 +106,7 @@ def config() -> ServiceConfig:
 def test_it_begins_and_ends_once_and_a_restart_forgets_nothing(
     jobs: Finished, config: ServiceConfig, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.WARNING, logger="serving.online")
+    caplog.set_level(logging.WARNING, logger="serving.versions.online")
     registry = Says(temporal_flicker=Promise(1.0))
     online = Online(jobs, config, registry)
     for _ in range(5):
@@ -169,7 +169,7 @@ def test_a_registry_that_does_not_answer_is_asked_again_and_costs_nothing(
         online.look()
     assert (registry.asked, caplog.text.count("not watched for drift so far")) == (1, 1)
     registry.promised_numbers = {"temporal_flicker": Promise(1.0)}
-    monkeypatch.setattr("serving.online.time.monotonic", lambda: 1e9)  # a minute later
+    monkeypatch.setattr("serving.versions.online.time.monotonic", lambda: 1e9)  # a minute later
     online.look()
     assert len(online.alarms) == 1
 

@@ -21,8 +21,8 @@ from musubi_ext.video import read_comment, read_video
 from serving.adapters_live import BASE, VersionRef
 from serving.config import ServiceConfig
 from serving.engine import Engine, Finished, JobCancelledError, Progress
-from serving.request import JobRequest
-from serving.stages import STAGES, StageStore
+from serving.making.request import JobRequest
+from serving.making.stages import STAGES, StageStore
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -99,8 +99,8 @@ torch.set_num_threads(1)
 from serving.adapters_live import BASE
 from serving.config import ServiceConfig
 from serving.engine import Engine
-from serving.request import JobRequest
-from serving.stages import StageStore
+from serving.making.request import JobRequest
+from serving.making.stages import StageStore
 engine = Engine(ServiceConfig.of({"base": sys.argv[1], "pair": ""}))
 for folder in sys.argv[2:]:
     done = engine.run(JobRequest.load(folder), version=BASE, on_step=lambda _: None, cancelled=lambda: False,

@@ -22,7 +22,7 @@ from test_uploads import claimed, encoded, png
 
 from serving.api import create_app
 from serving.config import ServiceConfig
-from serving.submission import FIELDS
+from serving.http.submission import FIELDS
 
 schemathesis = pytest.importorskip("schemathesis", reason="schemathesis is not installed")
 from hypothesis import HealthCheck, given, settings  # noqa: E402
@@ -70,7 +70,7 @@ def _seed(jobs: JobsDouble) -> None:
 
     from serving.adapters_live import BASE
     from serving.keys import LOCAL
-    from serving.request import JobRequest
+    from serving.making.request import JobRequest
 
     request = JobRequest(prompt="a car", first_frame=Image.new("RGB", (64, 64)))
     jobs.complete(jobs.submit(request, LOCAL, version=BASE).id)

@@ -22,7 +22,7 @@ from musubi_ext.registry.webhooks import add_webhook
 from serving.adapters_live import LiveAdapters
 from serving.api import create_app
 from serving.config import ServiceConfig
-from serving.hook_route import LONGEST, PATH
+from serving.http.hook_route import LONGEST, PATH
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from mlflow_server import Server

@@ -18,12 +18,12 @@ from test_uploads import ADDRESS
 from musubi_ext.registry.model import register_pair
 from musubi_ext.registry.store import connect
 from musubi_ext.video import write_mp4
-from serving import schemas
 from serving.adapters_live import LiveAdapters
 from serving.api import create_app
 from serving.config import ServiceConfig
-from serving.fields import NUMBERS
-from serving.metrics_prometheus import render
+from serving.http import schemas
+from serving.http.metrics_prometheus import render
+from serving.making.fields import NUMBERS
 
 
 @pytest.fixture

@@ -14,8 +14,8 @@ from PIL import Image
 
 from musubi_ext.errors import UserError
 from serving.config import Limits
-from serving.fields import NUMBERS, TEXTS
-from serving.request import JobRequest, check_cost
+from serving.making.fields import NUMBERS, TEXTS
+from serving.making.request import JobRequest, check_cost
 
 
 def png(seed: int = 1, side: int = 48, form: str = "PNG") -> bytes:

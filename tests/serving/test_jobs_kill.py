@@ -21,7 +21,7 @@ import sqlalchemy as sa
 from some_jobs import children, end_all, ended, history, journal, process, request, service, settings, until
 
 from serving.jobs import Jobs
-from serving.store import JobRecord, transitions
+from serving.queue.store import JobRecord, transitions
 
 ENDS = ("completed", "failed", "cancelled")
 KILLS = int(os.environ.get("MUSUBI_EXT_TORTURE", "4"))

@@ -11,9 +11,9 @@ from some_jobs import ended, until
 
 from musubi_ext.video import read_video
 from serving.config import ServiceConfig
-from serving.job_settings import JobSettings
 from serving.jobs import Jobs
-from serving.stages import STAGES
+from serving.making.stages import STAGES
+from serving.queue.job_settings import JobSettings
 
 
 def test_a_killed_job_goes_on_behind_its_finished_stages_to_the_same_video(

@@ -17,7 +17,7 @@ from some_jobs import children, end_all, ended, history, journal, process, reque
 from test_jobs_kill import ENDS, check_whole
 
 from serving.keys import Key
-from serving.store import transitions
+from serving.queue.store import transitions
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +59,7 @@ def test_two_replicas_share_the_queue_and_one_takes_over_from_the_other(postgres
 
 def held_by(jobs: object, executor: str) -> bool:
     """Whether a worker runs a job now."""
-    from serving.store import jobs as table
+    from serving.queue.store import jobs as table
 
     with jobs.database.read() as connection:  # type: ignore[attr-defined]
         return bool(connection.execute(sa.select(table.c.id).where(table.c.executor == executor)).all())

@@ -13,8 +13,8 @@ import sqlalchemy as sa
 from some_jobs import ended, request, service, until
 
 from serving.jobs import ConflictError, NotFoundError
-from serving.retention import ORPHAN_AGE
-from serving.store import jobs as table
+from serving.queue.retention import ORPHAN_AGE
+from serving.queue.store import jobs as table
 
 
 def cells(path: Path) -> list[object]:
@@ -132,7 +132,7 @@ def test_a_sweep_that_was_interrupted_is_completed_by_the_next(tmp_path: Path, m
 
 
 def test_a_job_whose_workflow_is_lost_ends_with_a_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("serving.recovery.STRAY_AGE", 0.0)
+    monkeypatch.setattr("serving.queue.recovery.STRAY_AGE", 0.0)
     with service(tmp_path, workers=False) as jobs:
         lost, kept = jobs.submit(request("x"), "a"), jobs.submit(request("x"), "a")
         jobs.durable.client.delete_workflow(lost.id)

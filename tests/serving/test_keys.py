@@ -11,7 +11,7 @@ import pytest
 
 from musubi_ext.errors import UserError
 from serving.keys import SCOPES, Keys, MissingScopeError, UnknownKeyError, main
-from serving.store import Database
+from serving.queue.store import Database
 
 
 @pytest.fixture

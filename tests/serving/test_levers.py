@@ -13,16 +13,16 @@ import torch
 from musubi_ext.adapters.pair import AdapterPair
 from musubi_ext.errors import UserError
 from musubi_ext.generation.pipeline import expert_steps, load_pipeline
-from serving import levers, wan_stages
 from serving.adapters_live import BASE
 from serving.config import ServiceConfig
-from serving.content_cache import ContentCache
 from serving.engine import Engine
-from serving.levers import Levers
-from serving.pair_slot import PairSlot
-from serving.request import JobRequest
-from serving.stages import StageStore
-from serving.step_caches import step_cache
+from serving.making import levers, wan_stages
+from serving.making.content_cache import ContentCache
+from serving.making.levers import Levers
+from serving.making.pair_slot import PairSlot
+from serving.making.request import JobRequest
+from serving.making.stages import StageStore
+from serving.making.step_caches import step_cache
 
 RATIOS = {"magcache_ratios_high": (1.0,) * 4, "magcache_ratios_low": (1.0,) * 4}
 

@@ -14,10 +14,10 @@ from finished_jobs import Finished
 
 from musubi_ext.registry.store import connect
 from serving.config import ServiceConfig
-from serving.online import Online
-from serving.online_evaluation import OnlineEvaluation, sampled
-from serving.promises import Promise
-from serving.version_ref import VersionRef
+from serving.versions.online import Online
+from serving.versions.online_evaluation import OnlineEvaluation, sampled
+from serving.versions.promises import Promise
+from serving.versions.version_ref import VersionRef
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from mlflow_server import Server
@@ -151,7 +151,7 @@ def test_while_mlflow_is_away_scores_wait_on_the_disk(
 
 
 def test_a_queue_that_is_full_drops_and_counts(jobs: Finished, uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("serving.online_evaluation.WAITING", 3)
+    monkeypatch.setattr("serving.versions.online_evaluation.WAITING", 3)
     evaluation = OnlineEvaluation(jobs.database, jobs.settings.folder, "here", uri, 1.0)
     for _ in range(5):
         evaluation.offer(jobs.add(V1, subject_drift=1.0), V1, {"subject_drift": 1.0})

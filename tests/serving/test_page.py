@@ -16,8 +16,8 @@ from test_uploads import png
 
 from serving.api import create_app
 from serving.config import ServiceConfig
+from serving.http.schemas import Model
 from serving.keys import SCOPES, Key
-from serving.schemas import Model
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 CHROMIUM = Path("/usr/bin/chromium")
@@ -48,7 +48,7 @@ def jobs(tmp_path: Path) -> JobsDouble:
 
 @pytest.fixture
 def address(jobs: JobsDouble, free_port: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    monkeypatch.setattr("serving.catalog.Catalog.models", lambda _: MODELS)
+    monkeypatch.setattr("serving.http.catalog.Catalog.models", lambda _: MODELS)
     with served(create_app(jobs, ServiceConfig.of({}), adapters=Adapters()), free_port) as address:
         yield address
 
@@ -151,7 +151,7 @@ def test_what_is_wrong_with_a_version_is_said_where_it_is_chosen(
     worse = "temporal flicker 3 over 5 videos, promoted with 1"
     known = [model.model_copy(update={"alarm": worse} if model.serving else {}) for model in MODELS]
     known[3] = known[3].model_copy(update={"note": "not taken, another serves: its files are gone"})
-    monkeypatch.setattr("serving.catalog.Catalog.models", lambda _: known)
+    monkeypatch.setattr("serving.http.catalog.Catalog.models", lambda _: known)
     page = browser.new_page()
     page.goto(address)
     page.wait_for_selector("#versions input")
@@ -172,7 +172,7 @@ def test_a_promotion_is_seen_without_loading_the_page_again(
     page.check("#versions input[value='circle-rotate/1']")
     page.focus("#prompt")
     promoted = [model.model_copy(update={"serving": model.id == "circle-rotate/1"}) for model in MODELS]
-    monkeypatch.setattr("serving.catalog.Catalog.models", lambda _: promoted)
+    monkeypatch.setattr("serving.http.catalog.Catalog.models", lambda _: promoted)
     page.clock.run_for(31_000)
     until(page, "document.querySelector('#serving').textContent === 'pocket-i2v with circle-rotate/1'")
     checked = "[...document.querySelectorAll('#versions input:checked')].map(input => input.value).join()"
@@ -315,7 +315,7 @@ def test_with_a_key_everything_works_too(
     browser: Any, tmp_path: Path, free_port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A <video> cannot send a key, nor can EventSource: the page fetches both."""
-    monkeypatch.setattr("serving.catalog.Catalog.models", lambda _: MODELS)
+    monkeypatch.setattr("serving.http.catalog.Catalog.models", lambda _: MODELS)
     jobs = JobsDouble(tmp_path, keys=KeysDouble(sesame=Key("1", "team-a", SCOPES)))
     app = create_app(jobs, ServiceConfig.of({"keys": {"required": True}}), adapters=Adapters())
     context = browser.new_context()

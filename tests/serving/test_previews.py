@@ -21,10 +21,10 @@ from serving.adapters_live import BASE
 from serving.api import create_app
 from serving.config import Previews, ServiceConfig
 from serving.engine import Engine, JobCancelledError
-from serving.previews import Previewer
-from serving.request import JobRequest
-from serving.stages import StageStore
-from serving.work import Progress
+from serving.making.previews import Previewer
+from serving.making.request import JobRequest
+from serving.making.stages import StageStore
+from serving.making.work import Progress
 
 ALWAYS = {"every": 1, "share": 1.0}
 LEVERS = [{}, {"step_cache": "first_block", "first_block_threshold": [0.5, 0.5]}, {"vae_tile": 16}]

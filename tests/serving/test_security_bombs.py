@@ -20,8 +20,8 @@ from test_uploads import ADDRESS, claimed, png
 
 from serving.api import create_app
 from serving.config import Evaluation, Limits, ServiceConfig
-from serving.evaluate_upload import Evaluator
-from serving.http_errors import HttpError
+from serving.http.evaluate_upload import Evaluator
+from serving.http.http_errors import HttpError
 from serving.keys import SCOPES, Key
 
 ROOM = 200 * 2**20  # bytes that a refused request may take at most: torch and others are loaded in this process

@@ -18,15 +18,15 @@ from test_http_videos import bearer, submit
 from test_security_bombs import little_memory
 from test_uploads import ADDRESS, png
 
-from serving import submission
 from serving.api import create_app
-from serving.body_limit import AT_ONCE, BodyLimit
 from serving.config import Evaluation, Limits, ServiceConfig
-from serving.evaluate_upload import Evaluator
+from serving.http import submission
+from serving.http.body_limit import AT_ONCE, BodyLimit
+from serving.http.evaluate_upload import Evaluator
+from serving.http.uploads import MAX_MARKS
+from serving.http.video_routes import DECODING, STREAMS_EACH
 from serving.keys import SCOPES, Key
-from serving.request import JobRequest
-from serving.uploads import MAX_MARKS
-from serving.video_routes import DECODING, STREAMS_EACH
+from serving.making.request import JobRequest
 
 
 @pytest.fixture

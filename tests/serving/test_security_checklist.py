@@ -29,7 +29,7 @@ from musubi_ext.errors import UserError
 from serving.api import create_app
 from serving.config import ServiceConfig
 from serving.engine import Engine
-from serving.submission import FIELDS
+from serving.http.submission import FIELDS
 
 ROOT = Path(__file__).resolve().parents[2]
 

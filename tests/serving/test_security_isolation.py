@@ -23,8 +23,8 @@ from serving.api import create_app
 from serving.config import ServiceConfig
 from serving.jobs import Jobs
 from serving.keys import SCOPES, UnknownKeyError
-from serving.store import COMPLETED
-from serving.store import jobs as table
+from serving.queue.store import COMPLETED
+from serving.queue.store import jobs as table
 
 OPEN = {"GET /livez", "GET /readyz", "POST /v1/hooks/mlflow"}  # the last is believed by its signature
 SECRETS = ("hunter2", "mlflow.db", "/srv", "0x7f30aa0c12d0", "site-packages", "postgres:5432", "key.pem")

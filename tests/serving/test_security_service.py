@@ -22,7 +22,7 @@ from test_http_videos import bearer
 from test_security_checklist import PICKLES, Bomb
 from test_uploads import png
 
-from serving.process import ServiceProcess
+from serving.queue.process import ServiceProcess
 
 pytest.importorskip("bentoml", reason="bentoml is not installed")
 NATIVE = (

@@ -10,7 +10,7 @@ import pytest
 
 from musubi_ext.errors import UserError
 from serving.config import CHAMPION, ServiceConfig
-from serving.job_settings import JobSettings
+from serving.queue.job_settings import JobSettings
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -108,7 +108,8 @@ def test_the_queue_is_told_what_stands_in_the_file(tmp_path: Path) -> None:
 
 
 def test_import_of_what_the_api_needs_loads_no_torch() -> None:
-    code = "import sys, serving.config, serving.request, serving.adapters_live, serving.measures, serving.stages\n"
+    code = "import sys, serving.config, serving.adapters_live\n"
+    code += "import serving.making.request, serving.making.measures, serving.making.stages\n"
     code += "print(*({'torch', 'mlflow', 'diffusers', 'av', 'cv2'} & sys.modules.keys()))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True)
     assert done.stdout.split() == []

@@ -20,7 +20,7 @@ import pytest
 from figures import tell
 from serving_tree import CONFIG, ENDS, HTTP, PARENT, WORKER, Row, Tree, check_video, rows, submit, until
 
-from serving.stages import STAGES, StageRecord
+from serving.making.stages import STAGES, StageRecord
 
 pytest.importorskip("bentoml", reason="bentoml is not installed")
 KILLS = int(os.environ.get("MUSUBI_EXT_TORTURE", "3"))

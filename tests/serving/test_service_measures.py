@@ -10,7 +10,7 @@ import pytest
 
 from musubi_ext.errors import UserError
 from serving.config import Evaluation
-from serving.measures import CHEAP, LEARNED, measure, values
+from serving.making.measures import CHEAP, LEARNED, measure, values
 
 
 def disc(frames: int = 17, speed: float = 1.0, side: int = 64) -> np.ndarray:

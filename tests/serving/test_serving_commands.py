@@ -15,7 +15,7 @@ import pytest
 from test_uploads import png
 
 from musubi_ext.video import read_video
-from serving.process import ServiceProcess
+from serving.queue.process import ServiceProcess
 
 pytest.importorskip("bentoml", reason="bentoml is not installed")
 ROOT = Path(__file__).resolve().parents[2]

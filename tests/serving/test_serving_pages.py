@@ -15,14 +15,14 @@ from pydantic import BaseModel
 
 from serving.api import create_app
 from serving.config import ServiceConfig
-from serving.fields import FILES
-from serving.http_errors import _CODES
+from serving.http.http_errors import _CODES
+from serving.http.metrics_prometheus import render
+from serving.http.submission import FIELDS
 from serving.keys import SCOPES
-from serving.levers import Levers
-from serving.measures import CHEAP, LEARNED
-from serving.metrics_prometheus import render
-from serving.submission import FIELDS
-from serving.transitions import MESSAGES
+from serving.making.fields import FILES
+from serving.making.levers import Levers
+from serving.making.measures import CHEAP, LEARNED
+from serving.queue.transitions import MESSAGES
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = ("SERVING.md", "DEPLOYMENT.md", "SECURITY.md")

@@ -19,8 +19,8 @@ from jobs_double import Adapters, JobsDouble, served
 from PIL import Image
 
 from serving.api import create_app
-from serving.body_limit import BodyLimit
 from serving.config import ServiceConfig
+from serving.http.body_limit import BodyLimit
 
 PART = b'--x\r\nContent-Disposition: form-data; name="a"\r\n\r\n1\r\n--x--'
 ADDRESS = "http://127.0.0.1:3000"

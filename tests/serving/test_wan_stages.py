@@ -12,14 +12,14 @@ import torch
 
 from musubi_ext.adapters.pair import AdapterPair
 from musubi_ext.generation.circle_rotate import CircleRotate
-from serving.content_cache import ContentCache
 from serving.engine import Engine
-from serving.levers import Levers
-from serving.pair_slot import PairSlot
-from serving.request import JobRequest
-from serving.stages import StageStore
-from serving.wan_stages import Settings, decode, denoise, encode, steps_done
-from serving.work import Work
+from serving.making.content_cache import ContentCache
+from serving.making.levers import Levers
+from serving.making.pair_slot import PairSlot
+from serving.making.request import JobRequest
+from serving.making.stages import StageStore
+from serving.making.wan_stages import Settings, decode, denoise, encode, steps_done
+from serving.making.work import Work
 
 
 def frames_of(engine: Engine, job: JobRequest, folder: Path) -> np.ndarray:

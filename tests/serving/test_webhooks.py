@@ -14,8 +14,8 @@ import pytest
 from some_jobs import ended, request, service, until
 
 from musubi_ext.errors import UserError
-from serving import webhooks
-from serving.webhooks import HEADER, DeliveryError, RefusedAddressError, Webhooks, sign, verify
+from serving.queue import webhooks
+from serving.queue.webhooks import HEADER, DeliveryError, RefusedAddressError, Webhooks, sign, verify
 
 SECRET = "a secret of sixteen"
 PUBLIC = Webhooks(("hooks.example.org",), SECRET)

@@ -1,0 +1,1 @@
+"""How it is asked for: routes, uploads, who may ask, what is answered, what Prometheus reads."""
