@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 from collections.abc import Iterator
@@ -26,6 +27,14 @@ def one_torch_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
+def loggers_speak() -> None:
+    """BentoML's command line silences every logger that is there when a test asks it for something."""
+    for name, logger in logging.root.manager.loggerDict.items():
+        if name.startswith(("musubi_ext", "serving")) and isinstance(logger, logging.Logger):
+            logger.disabled = False
 
 
 @pytest.fixture(scope="session")

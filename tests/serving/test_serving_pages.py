@@ -83,7 +83,7 @@ def test_the_routes() -> None:
 
 def test_the_error_codes() -> None:
     used = {*_CODES.values(), *MESSAGES}
-    for path in (ROOT / "serving").glob("*.py"):
+    for path in (ROOT / "serving").rglob("*.py"):
         used |= set(re.findall(r'\bcode ?= ?"([a-z_]+)"', path.read_text()))
     assert set(names("codes", 1)) == used - {"error"}
     for row in table("codes")[:-1]:
