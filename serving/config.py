@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from musubi_ext.errors import Problems, UserError
-from serving.config_checks import CHECKS, POCKET
+from serving.config_checks import CHECKS, POCKET, check_together
 from serving.making.levers import Levers
 
 CHAMPION = "models:/circle-rotate@champion"
@@ -204,7 +204,7 @@ class ServiceConfig(Table):
         for check in CHECKS:
             check(values, where, problems)
         if config is not None:
-            _check_together(config, where, problems)
+            check_together(config, where, problems)
         problems.raise_if_any()
         assert config is not None
         return config
@@ -238,19 +238,3 @@ def _keys(table: str) -> list[str]:
     for part in filter(None, table.split(".")):
         model = model.model_fields[part].annotation
     return list(model.model_fields)
-
-
-def _check_together(config: ServiceConfig, where: str, problems: Problems) -> None:
-    """What depends on several tables."""
-    if config.levers.needs_cuda and config.device == "cpu":
-        problems.add(f"{where}: levers", f"{config.levers.needs_cuda} needs a GPU", 'set device = "cuda"')
-    if config.experts.files and config.levers.quantization != "none":
-        problems.add(
-            f"{where}: levers.quantization", "is for the base's own experts", "leave out quantization or experts"
-        )
-    if config.keys.required is False and not config.bind.loopback:
-        problems.add(
-            f"{where}: keys.required",
-            f"no keys, though {config.bind.host} can be reached from other machines",
-            "leave it out, or bind 127.0.0.1",
-        )

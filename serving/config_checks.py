@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from musubi_ext.errors import Problems
+
+if TYPE_CHECKING:
+    from serving.config import ServiceConfig
 
 POCKET = "pocket-i2v"
 
@@ -57,6 +60,22 @@ def _secrets(values: dict[str, Any], where: str, problems: Problems) -> None:
         name = of.get(key) if isinstance(of, dict) else None
         if isinstance(name, str) and name and not os.environ.get(name):
             problems.add(f"{where}: {table}.{key}", f"the environment variable {name} is not set", "set it")
+
+
+def check_together(config: ServiceConfig, where: str, problems: Problems) -> None:
+    """What depends on several tables."""
+    if config.levers.needs_cuda and config.device == "cpu":
+        problems.add(f"{where}: levers", f"{config.levers.needs_cuda} needs a GPU", 'set device = "cuda"')
+    if config.experts.files and config.levers.quantization != "none":
+        problems.add(
+            f"{where}: levers.quantization", "is for the base's own experts", "leave out quantization or experts"
+        )
+    if config.keys.required is False and not config.bind.loopback:
+        problems.add(
+            f"{where}: keys.required",
+            f"no keys, though {config.bind.host} can be reached from other machines",
+            "leave it out, or bind 127.0.0.1",
+        )
 
 
 CHECKS = (_base, _experts, _pair, _database, _secrets)  # (values, where, problems): each adds what it finds wrong

@@ -11,10 +11,6 @@ The engine runs in worker processes (serving.queue.worker); this side needs no t
 from __future__ import annotations
 
 import builtins
-import hashlib
-import json
-import secrets
-import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -24,19 +20,18 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import sqlalchemy as sa
 
-from musubi_ext.errors import UserError
 from serving.keys import LOCAL, Key, Keys
+from serving.queue.admission import Admission, Asked
 from serving.queue.housekeeping import Chore, Housekeeping
 from serving.queue.job_errors import ConflictError, JobError, NotFoundError, QueueFullError, QuotaError
 from serving.queue.job_settings import JobSettings
 from serving.queue.queue_state import QueueState
 from serving.queue.recovery import Recovery
 from serving.queue.retention import Retention
-from serving.queue.store import ACTIVE, CANCELLED, COMPLETED, JOB_ID, QUEUED, Database, JobRecord, accepted, note
+from serving.queue.store import ACTIVE, CANCELLED, COMPLETED, JOB_ID, Database, JobRecord
 from serving.queue.store import jobs as table
 from serving.queue.supervisor import Supervisor
 from serving.queue.transitions import Transitions
-from serving.queue.webhooks import Webhooks
 from serving.queue.workflow import Durable
 
 if TYPE_CHECKING:
@@ -45,8 +40,6 @@ if TYPE_CHECKING:
     from serving.making.request import JobRequest
 
 __all__ = ["ConflictError", "Event", "JobError", "Jobs", "NotFoundError", "QueueFullError", "QuotaError"]
-PRIORITIES = (-100, 100)
-LONGEST_KEY = 255  # characters of an idempotency key
 LOOK = 0.1  # seconds between two looks at a job whose events are read
 PING = 15.0  # seconds without news after which an event says so
 
@@ -72,6 +65,7 @@ class Jobs:
         self.recovery = Recovery(self.database, self.durable, self.transitions, self.settings)
         self.retention = Retention(self.database, self.durable, self.settings)
         self.queue = QueueState(self.database, self.recovery, self.settings)
+        self.admission = Admission(self.database, self.durable, self.queue, self.settings)
         self.supervisor = Supervisor(self.settings, lambda name: self.recovery.beat(name, ready=False))
         self.keys = Keys(self.database)
         self._closing = threading.Event()
@@ -124,48 +118,13 @@ class Jobs:
         the same request, that job is returned; `seeded` False says that the seed was drawn, not asked for, and does not
         count as a difference. Raises UserError, QueueFullError, QuotaError or ConflictError.
         """
+        if self._closing.is_set():
+            raise QueueFullError("the service is stopping; ask again in a moment")
         key = _key(owner)
-        self._check(idempotency_key, priority, webhook)
-        asked = request.record()
-        same = [asked if seeded else {**asked, "seed": None}, priority, webhook]
-        print_ = hashlib.sha256(json.dumps(same, sort_keys=True).encode()).hexdigest()
-        with self.database.read() as connection:
-            if known := self._known(connection, key.owner, idempotency_key, print_):
-                return known
-            self._check_room(connection, key)
-        job_id = f"video_{secrets.token_hex(12)}"
-        folder = self.settings.job_folder(job_id)
-        folder.mkdir(parents=True)
-        try:
-            request.save_pictures(folder)  # its fields are in the row
-            with self.database.admission() as connection:
-                if known := self._known(connection, key.owner, idempotency_key, print_):
-                    shutil.rmtree(folder)
-                    return known
-                self._check_room(connection, key)
-                now = time.time()
-                values = {
-                    "id": job_id,
-                    "owner": key.owner,
-                    "state": QUEUED,
-                    "priority": priority,
-                    "request": asked,
-                    "version": None if version is None else version.as_dict(),
-                    "idempotency_key": idempotency_key,
-                    "fingerprint": print_,
-                    "webhook": webhook,
-                    "created_at": now,
-                    "updated_at": now,
-                    "start_by": now + self.settings.start_within,
-                }
-                connection.execute(sa.insert(table).values(values))
-                connection.execute(sa.insert(accepted).values(owner=key.owner, at=now))
-                note(connection, job_id, "accepted", now)
-                self.durable.enqueue_job(connection, job_id, priority)
-        except BaseException:
-            shutil.rmtree(folder, ignore_errors=True)
-            raise
-        self.supervisor.wake()
+        asked = Asked(request, key, idempotency_key, version, priority, webhook, seeded)
+        job_id, new = self.admission.accept(asked)
+        if new:
+            self.supervisor.wake()
         return self.get(job_id, key)
 
     def get(self, job_id: str, owner: str | Key = LOCAL) -> JobRecord:
@@ -252,45 +211,6 @@ class Jobs:
     def ready(self) -> bool:
         """Whether a job accepted now would be run: some worker's engine is loaded."""
         return not self._closing.is_set() and any(self.recovery.alive().values())
-
-    def _check(self, idempotency_key: str | None, priority: int, webhook: str | None) -> None:
-        if self._closing.is_set():
-            raise QueueFullError("the service is stopping; ask again in a moment")
-        low, high = PRIORITIES
-        if not low <= priority <= high:
-            raise UserError(f"priority: expected {low} to {high}, found {priority}")
-        if idempotency_key is not None and not (
-            0 < len(idempotency_key) <= LONGEST_KEY and idempotency_key.isascii() and idempotency_key.isprintable()
-        ):
-            raise UserError(f"Idempotency-Key: expected 1 to {LONGEST_KEY} printable ASCII characters")
-        if webhook is not None:
-            Webhooks(self.settings.webhook_hosts, self.settings.webhook_secret, self.settings.webhook_private).check(
-                webhook
-            )
-
-    def _check_room(self, connection: sa.Connection, key: Key) -> None:
-        load = self.queue.load(connection, key.owner)
-        if load.waiting >= load.room:
-            raise QueueFullError(f"{load.waiting} jobs wait already, the most that may; ask again later")
-        if load.active >= (key.max_active or self.settings.key_active):
-            raise QuotaError(f"{load.active} of your jobs wait or run already, the most that may")
-        if load.recent >= (key.per_minute or self.settings.key_per_minute):
-            raise QuotaError(f"{load.recent} of your jobs were accepted within this minute, the most that may")
-
-    def _known(
-        self, connection: sa.Connection, owner: str, idempotency_key: str | None, fingerprint: str
-    ) -> JobRecord | None:
-        if idempotency_key is None:
-            return None
-        named = sa.and_(table.c.owner == owner, table.c.idempotency_key == idempotency_key)
-        row = connection.execute(sa.select(table).where(named)).first()
-        if row is None:
-            return None
-        if row.fingerprint != fingerprint:
-            raise ConflictError("this Idempotency-Key was used for another request")
-        if row.deleted_at is not None:
-            raise ConflictError("this Idempotency-Key's job was deleted")
-        return self.queue.shown(connection, [row])[0]
 
     def _row(self, connection: sa.Connection, job_id: str, owner: str) -> Any:
         row = None
