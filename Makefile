@@ -27,7 +27,7 @@ reproduce: $(READY)
 	$(BIN)/python benchmarks/reproduce.py --out runs/reproduce --figures docs/figures --markdown docs/RESULTS.md
 
 test: $(READY)
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 # Without checkouts these tests skip, and say so.
 test-host: $(HOST_READY)

@@ -30,8 +30,11 @@ def one_torch_thread() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def loggers_speak() -> None:
-    """BentoML's command line silences every logger that is there when a test asks it for something."""
+def nothing_of_the_test_before() -> None:
+    """A service in this process sets torch's threads, and BentoML's command line silences our loggers."""
+    import torch
+
+    torch.set_num_threads(1)
     for name, logger in logging.root.manager.loggerDict.items():
         if name.startswith(("musubi_ext", "serving")) and isinstance(logger, logging.Logger):
             logger.disabled = False

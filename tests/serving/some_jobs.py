@@ -101,7 +101,8 @@ def children(parent: int) -> list[int]:
 def process(chosen: JobSettings) -> subprocess.Popen[str]:
     """A service in a process of its own, started."""
     command = [sys.executable, str(HERE / "jobs_process.py"), chosen.to_json()]
-    started = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    environment = {**os.environ, "PYTHONPATH": str(HERE.parents[1])}
+    started = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
     STARTED.append(started)
     assert started.stdout is not None
     assert started.stdout.readline().startswith("started")
