@@ -23,7 +23,8 @@ from serving.queue.store import JobRecord, transitions
 
 HERE = Path(__file__).parent
 STARTED: list[subprocess.Popen[str]] = []  # every service in a process of its own
-os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(HERE), os.environ.get("PYTHONPATH"))))  # for workers
+_PLACES = (str(HERE), str(HERE.parents[1]), os.environ.get("PYTHONPATH"))  # of the fake engine, of `serving`
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, _PLACES))  # for workers and services
 
 
 def request(prompt: str, seed: int = 1, color: str = "red") -> JobRequest:
@@ -101,8 +102,7 @@ def children(parent: int) -> list[int]:
 def process(chosen: JobSettings) -> subprocess.Popen[str]:
     """A service in a process of its own, started."""
     command = [sys.executable, str(HERE / "jobs_process.py"), chosen.to_json()]
-    environment = {**os.environ, "PYTHONPATH": str(HERE.parents[1])}
-    started = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+    started = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     STARTED.append(started)
     assert started.stdout is not None
     assert started.stdout.readline().startswith("started")
