@@ -19,11 +19,11 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 from tables import insert, machine, table
 
 from musubi_ext.adapters.pair import AdapterPair
 from musubi_ext.pocket.config import SHIPPED
+from musubi_ext.pocket.random_lora import random_lora
 from musubi_ext.registry.model import register_pair
 from musubi_ext.registry.promotion import set_candidate
 from musubi_ext.registry.store import tracking_uri
@@ -33,22 +33,6 @@ NAME = "benchmark-promotion"
 GOAL = 2.0  # seconds
 GATE = "[gate]\nmin_scenes = 5\n[motion]\nmin = 0.01\n[metrics.psnr]\nmax_loss = 100\n[suite]\nscenes = 12\n"
 FLOOR = "import sys; from musubi_ext.registry.store import connect; connect(sys.argv[1])"
-
-
-def lora(seed: int, rank: int = 4) -> dict[str, torch.Tensor]:
-    """All ten linears of every block of the shipped experts, too weak to change much."""
-    generator = torch.Generator().manual_seed(seed)
-    width = SHIPPED.heads * SHIPPED.head_dim
-    shapes = {f"{kind}_attn_{name}": (width, width) for kind in ("self", "cross") for name in "qkvo"}
-    shapes |= {"ffn_0": (width, SHIPPED.ffn), "ffn_2": (SHIPPED.ffn, width)}
-    state = {}
-    for block in range(SHIPPED.layers):
-        for module, (inputs, outputs) in shapes.items():
-            key = f"lora_unet_blocks_{block}_{module}"
-            state[f"{key}.lora_down.weight"] = torch.randn(rank, inputs, generator=generator) * 0.01
-            state[f"{key}.lora_up.weight"] = torch.randn(outputs, rank, generator=generator) * 0.01
-            state[f"{key}.alpha"] = torch.tensor(float(rank))
-    return state
 
 
 def seconds(words: Sequence[str]) -> tuple[float, float]:
@@ -68,7 +52,8 @@ def measure(uri: str, folder: Path, repeats: int) -> dict[str, list[tuple[float,
     store = ["--mlflow_tracking_uri", uri]
     promote = [*verb, "promote", NAME, "--gate", str(gate), *store]
     for number in range(2):
-        pair = AdapterPair.save(folder / str(number), "pair", lora(number), lora(number + 10))
+        weights = (random_lora(seed, size=SHIPPED, down=0.01, up=0.01) for seed in (number, number + 10))
+        pair = AdapterPair.save(folder / str(number), "pair", *weights)
         set_candidate(NAME, register_pair(pair, NAME, uri=uri), uri=uri)
         first = seconds(promote)
     found: dict[str, list[tuple[float, float]]] = {

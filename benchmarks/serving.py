@@ -25,9 +25,8 @@ from tables import insert, machine, table
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # before this folder: there `serving` is this file
 
 from service_figures import asking, cold_starts, idle_cpu, latency, picture, prompt, submissions, throughput
-from serving_engine import lora
+from serving_engine import pocket_pair
 
-from musubi_ext.adapters.pair import AdapterPair
 from musubi_ext.generation.circle_rotate import CircleRotate
 from musubi_ext.generation.pair import defaults
 from musubi_ext.generation.pipeline import POCKET
@@ -73,7 +72,7 @@ def promotions(folder: Path, count: int) -> dict[str, list[float]]:
     uri = f"sqlite:///{folder / 'mlflow.db'}"
     client = connect(uri)
     for seed in range(1, count + 2):
-        pair = AdapterPair.save(folder / "pairs" / str(seed), f"pair{seed}", lora(seed), lora(seed + 1000))
+        pair = pocket_pair(folder / "pairs" / str(seed), f"pair{seed}", seed)
         register_pair(pair, NAME, uri=uri)
     client.set_registered_model_alias(NAME, "champion", "1")
     follow = {"pair": f"models:/{NAME}@champion", "tracking_uri": uri, "adapters": {"every": 0.2}}

@@ -30,6 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # `serving` lies b
 from musubi_ext.adapters.pair import AdapterPair
 from musubi_ext.generation.circle_rotate import CircleRotate
 from musubi_ext.pocket.config import SHIPPED
+from musubi_ext.pocket.random_lora import random_lora
 from musubi_ext.storage import write_json
 from serving.adapters_live import BASE
 from serving.config import ServiceConfig
@@ -99,7 +100,7 @@ def latency(rounds: int, folder: Path) -> dict[str, float]:
 
 def swaps(count: int, folder: Path) -> dict[str, float]:
     """Median seconds of an exchange of two pairs of rank 16 in the pocket's experts, files read and verified."""
-    pairs = [AdapterPair.save(folder / name, name, lora(seed), lora(seed + 1)) for seed, name in ((1, "a"), (3, "b"))]
+    pairs = [pocket_pair(folder / name, name, seed) for seed, name in ((1, "a"), (3, "b"))]
     slot = PairSlot(CircleRotate().pipeline)
     slot.use(pairs[0])
     seconds = []
@@ -109,19 +110,10 @@ def swaps(count: int, folder: Path) -> dict[str, float]:
     return {"median": median(seconds), "longest": max(seconds)}
 
 
-def lora(seed: int, rank: int = 16) -> dict[str, torch.Tensor]:
-    """A complete LoRA in musubi keys for the pocket's experts."""
-    generator, tensors, pocket = torch.Generator().manual_seed(seed), {}, SHIPPED
-    narrow, wide = pocket.heads * pocket.head_dim, pocket.ffn
-    shapes = {f"{kind}_attn_{part}": (narrow, narrow) for kind in ("self", "cross") for part in "qkvo"}
-    shapes |= {"ffn_0": (wide, narrow), "ffn_2": (narrow, wide)}
-    for block in range(pocket.layers):
-        for name, (rows, columns) in shapes.items():
-            key = f"lora_unet_blocks_{block}_{name}"
-            tensors[f"{key}.lora_down.weight"] = torch.randn(rank, columns, generator=generator) * 0.01
-            tensors[f"{key}.lora_up.weight"] = torch.randn(rows, rank, generator=generator) * 0.01
-            tensors[f"{key}.alpha"] = torch.tensor(float(rank))
-    return tensors
+def pocket_pair(folder: Path, name: str, seed: int) -> AdapterPair:
+    """A pair of rank 16 for the pocket's experts, too weak to change much."""
+    high, low = (random_lora(number, 16, SHIPPED, down=0.01, up=0.01) for number in (seed, seed + 1000))
+    return AdapterPair.save(folder, name, high, low)
 
 
 def main() -> None:

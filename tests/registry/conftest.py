@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from musubi_ext.adapters.pair import AdapterPair
 from musubi_ext.pocket.config import TINY, Size
+from musubi_ext.pocket.random_lora import random_lora
 
 
 @pytest.fixture(scope="session")
@@ -94,7 +94,7 @@ def pair_folder(tmp_path: Path) -> Path:
 @pytest.fixture
 def pair(pair_folder: Path) -> AdapterPair:
     """A complete pair of rank 2 for the tiny pocket model, random and strong enough to change a video."""
-    return AdapterPair.save(pair_folder, "orbit", random_lora(1), random_lora(2))
+    return AdapterPair.save(pair_folder, "orbit", random_lora(1, 2), random_lora(2, 2))
 
 
 @pytest.fixture
@@ -102,23 +102,7 @@ def other_pair(tmp_path: Path) -> Callable[..., AdapterPair]:
     """Makes a pair like `pair` by name, seed and size, with what else AdapterPair.save takes, in its own folder."""
 
     def make(name: str, seed: int = 3, size: Size = TINY, **manifest: Any) -> AdapterPair:
-        high, low = (random_lora(number, size=size) for number in (seed, seed + 1))
+        high, low = (random_lora(number, 2, size) for number in (seed, seed + 1))
         return AdapterPair.save(tmp_path / name, name, high, low, **manifest)
 
     return make
-
-
-def random_lora(seed: int, rank: int = 2, size: Size = TINY) -> dict[str, torch.Tensor]:
-    """All ten linears of every block in musubi-tuner's keys."""
-    generator = torch.Generator().manual_seed(seed)
-    width = size.heads * size.head_dim
-    shapes = {f"{kind}_attn_{name}": (width, width) for kind in ("self", "cross") for name in "qkvo"}
-    shapes |= {"ffn_0": (width, size.ffn), "ffn_2": (size.ffn, width)}
-    state = {}
-    for block in range(size.layers):
-        for module, (inputs, outputs) in shapes.items():
-            key = f"lora_unet_blocks_{block}_{module}"
-            state[f"{key}.lora_down.weight"] = torch.randn(rank, inputs, generator=generator)
-            state[f"{key}.lora_up.weight"] = torch.randn(outputs, rank, generator=generator)
-            state[f"{key}.alpha"] = torch.tensor(float(rank))
-    return state

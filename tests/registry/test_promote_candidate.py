@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from mlflow import MlflowClient
 from PIL import Image
-from random_pairs import random_lora
 
 from musubi_ext.adapters.pair import AdapterPair
 from musubi_ext.commands import registry_promote
@@ -19,6 +18,7 @@ from musubi_ext.commands.registry_promote import OVERTAKEN, REFUSED, WAITING
 from musubi_ext.errors import UserError
 from musubi_ext.evaluation.truth import Truth
 from musubi_ext.pocket.config import random_pipeline
+from musubi_ext.pocket.random_lora import random_lora
 from musubi_ext.promotion import clips as suite_clips
 from musubi_ext.promotion import judge as promotion_judge
 from musubi_ext.registry.alias_moves import Pointers
@@ -54,9 +54,11 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, AdapterPair]:
     folder = tmp_path_factory.mktemp("pairs")
     found = {}
     for name, (high, low, strength) in PAIRS.items():
-        weights = random_lora(high, strength), random_lora(low, strength)
+        weights = random_lora(high, 2, up=strength), random_lora(low, 2, up=strength)
         found[name] = AdapterPair.save(folder / name, "orbit", *weights)
-    found["foreign"] = AdapterPair.save(folder / "foreign", "orbit", random_lora(1), random_lora(2), task="t2v-A14B")
+    found["foreign"] = AdapterPair.save(
+        folder / "foreign", "orbit", random_lora(1, 2), random_lora(2, 2), task="t2v-A14B"
+    )
     return found
 
 

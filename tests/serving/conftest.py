@@ -27,26 +27,6 @@ SMALL = {
 }  # fmt: skip
 
 
-def lora(seed: int, rank: int = 4) -> dict[str, Any]:
-    """A complete LoRA in musubi keys for the tiny experts, strong enough to be seen."""
-    import torch
-
-    from musubi_ext.pocket.config import TINY
-
-    generator = torch.Generator().manual_seed(seed)
-    wide, narrow = TINY.ffn, TINY.heads * TINY.head_dim
-    shapes = {f"{kind}_attn_{part}": (narrow, narrow) for kind in ("self", "cross") for part in "qkvo"}
-    shapes |= {"ffn_0": (wide, narrow), "ffn_2": (narrow, wide)}
-    tensors = {}
-    for block in range(TINY.layers):
-        for name, (rows, columns) in shapes.items():
-            key = f"lora_unet_blocks_{block}_{name}"
-            tensors[f"{key}.lora_down.weight"] = torch.randn(rank, columns, generator=generator) * 0.3
-            tensors[f"{key}.lora_up.weight"] = torch.randn(rows, rank, generator=generator) * 0.3
-            tensors[f"{key}.alpha"] = torch.tensor(float(rank))
-    return tensors
-
-
 def picture(seed: int, side: int = 48) -> Image.Image:
     """Noise as a picture: every seed another one."""
     return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (side, side, 3), dtype=np.uint8))
@@ -56,9 +36,10 @@ def picture(seed: int, side: int = 48) -> Image.Image:
 def make_pair(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., AdapterPair]:
     """A pair for the tiny base, by seed; the same seed gives the same files."""
     from musubi_ext.adapters.pair import AdapterPair
+    from musubi_ext.pocket.random_lora import random_lora
 
     def make(seed: int = 1, name: str = "orbit", rank: int = 4, **fields: Any) -> AdapterPair:
-        weights = lora(seed, rank), lora(seed + 1000, rank)
+        weights = (random_lora(number, rank, down=0.3, up=0.3) for number in (seed, seed + 1000))
         return AdapterPair.save(tmp_path_factory.mktemp("pair"), name, *weights, **fields)
 
     return make

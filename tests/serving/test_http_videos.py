@@ -166,7 +166,7 @@ def test_what_went_wrong_inside_stays_inside(
     assert not any(text in shown for text in ("/home", "0x7f30", "C:\\", ".py"))
 
     def broken(*_: Any) -> Any:
-        raise ZeroDivisionError("secret 0x7f30aa0c12 /root/key.pem")
+        raise ZeroDivisionError("secret 0x7f30aa0c12 /srv/key.pem")
 
     monkeypatch.setattr(jobs, "get", broken)
     quiet = TestClient(client.app, base_url=ADDRESS, raise_server_exceptions=False)

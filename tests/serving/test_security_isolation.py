@@ -32,7 +32,7 @@ FAULTS = (
     OSError(28, "No space left on device", "/srv/jobs/hunter2/video.mp4"),
     sa.exc.OperationalError("SELECT 1", {}, Exception("postgresql://musubi:hunter2@postgres:5432/x refused")),
     ValueError("in <Engine object at 0x7f30aa0c12d0> of /srv/site-packages/engine.py, line 12"),
-    KeyError("/root/key.pem"),
+    KeyError("/srv/key.pem"),
     UserError("pair: not in sqlite:////srv/mlflow.db, nor in '/srv/my models/x' (see /srv/site-packages/a.py)"),
     RegistryDownError("http://musubi:hunter2@mlflow:5000/api does not answer"),
 )
